@@ -1,0 +1,161 @@
+"""What a requested configuration becomes on the device at hand, decided without importing torch."""
+
+from __future__ import annotations
+
+import importlib.util
+from dataclasses import dataclass, replace
+from fnmatch import fnmatchcase
+from pathlib import Path
+
+from ftproject.engine.fields import ConfigError, ConfigProblem
+from ftproject.engine.hyperparameters import SftSettings, TrainingConfig
+
+TINY_MODEL_NAME = "tiny-qwen3-vl"
+TINY_MODEL_PATH = Path(__file__).parent / "assets" / TINY_MODEL_NAME
+GPU_MODEL_NAME = "unsloth/Qwen3-VL-8B-Instruct-unsloth-bnb-4bit"
+ALLOWED_HUB_MODELS = ("unsloth/Qwen3-VL-*", "Qwen/Qwen3-VL-*")
+NEEDS_GPU_HINT = f"omit model_name or use {TINY_MODEL_NAME}"
+MODEL_FIELD = "model_config_data.model_name"
+
+
+@dataclass(frozen=True)
+class DeviceFacts:
+    """What this machine can compute with; `memory_total_mb` is the accelerator's, in MiB."""
+
+    cuda: bool
+    name: str | None
+    memory_total_mb: int | None
+    bf16: bool
+
+
+@dataclass(frozen=True)
+class EffectiveConfig:
+    """A configuration as it will really run: no null left that decides anything, and what was changed."""
+
+    config: TrainingConfig
+    model_path: str
+    backend: str
+    warnings: list[str]
+
+    @property
+    def model_name(self) -> str:
+        """The base model's name, never a path."""
+        return self.config.model.model_name or TINY_MODEL_NAME
+
+
+def resolve_training_config(
+    config: TrainingConfig,
+    device: DeviceFacts,
+    *,
+    default_model: str | None = None,
+    models_dir: Path,
+    backend: str = "auto",
+) -> EffectiveConfig:
+    """The configuration that this device runs; raises ConfigError (model_needs_gpu, model_not_allowed)."""
+    name, path = resolve_model(
+        config.model.model_name, device, default_model=default_model, models_dir=models_dir
+    )
+    length = config.max_seq_length
+    model = replace(
+        config.model,
+        model_name=name,
+        max_seq_length=length,
+        load_in_4bit=_four_bit(config.model.load_in_4bit, name, path, device),
+    )
+    warnings = _model_warnings(config, device)
+    sft, changes = _settings_on_device(config.sft, name, device)
+    effective = replace(config, model=model, sft=replace(sft, max_seq_length=length))
+    chosen = choose_backend(backend, device, name)
+    return EffectiveConfig(effective, path, chosen, [*warnings, *changes])
+
+
+def resolve_model(
+    name: str | None, device: DeviceFacts, *, default_model: str | None = None, models_dir: Path
+) -> tuple[str, str]:
+    """The base model's name and where to load it from: a folder, or a hub id.
+
+    `name` null takes `default_model`, else the default of the device. Raises ConfigError with code
+    `model_not_allowed` for anything but a Qwen3-VL of the allow list or a folder directly under `models_dir`,
+    and `model_needs_gpu` for a hub model without CUDA.
+    """
+    wanted = name or default_model or (GPU_MODEL_NAME if device.cuda else TINY_MODEL_NAME)
+    if wanted == TINY_MODEL_NAME:
+        return TINY_MODEL_NAME, str(TINY_MODEL_PATH)
+    folder = _local_folder(wanted, models_dir)
+    if folder is not None:
+        return folder.name, str(folder)
+    if not any(fnmatchcase(wanted, pattern) for pattern in ALLOWED_HUB_MODELS) or wanted.count("/") != 1:
+        allowed = f"{TINY_MODEL_NAME}, {', '.join(ALLOWED_HUB_MODELS)}, or a folder in the models directory"
+        raise _model_error("model_not_allowed", f"{wanted!r} is not an allowed model", f"use {allowed}")
+    if not device.cuda:
+        message = f"{wanted} needs a CUDA GPU, and this machine has none"
+        raise _model_error("model_needs_gpu", message, NEEDS_GPU_HINT)
+    return wanted, wanted
+
+
+def _model_error(code: str, message: str, hint: str) -> ConfigError:
+    return ConfigError([ConfigProblem(MODEL_FIELD, code, message)], hint)
+
+
+def _local_folder(name: str, models_dir: Path) -> Path | None:
+    """The folder directly under `models_dir` that `name` (its name or its path) means, or None."""
+    if "\0" in name or len(name) > 1000:
+        return None
+    root = models_dir.resolve()
+    # Joining keeps an absolute name as it is; what counts is where it ends up, links followed.
+    folder = (root / name).resolve()
+    return folder if folder.parent == root and folder.is_dir() else None
+
+
+def _four_bit(wanted: bool | None, name: str, path: str, device: DeviceFacts) -> bool:
+    if wanted is not None:
+        return wanted
+    # Unsloth's own default for hub models; a local folder is loaded as it stands.
+    return device.cuda and name == path
+
+
+def _model_warnings(config: TrainingConfig, device: DeviceFacts) -> list[str]:
+    warnings = []
+    if config.model.load_in_4bit and not device.cuda:
+        warnings.append("load_in_4bit without a CUDA device is slower than full precision and costs accuracy")
+    sft = config.sft
+    if not sft.use_epochs and sft.warmup_steps >= sft.max_steps:
+        warnings.append(
+            f"warmup_steps {sft.warmup_steps} is not below max_steps {sft.max_steps}: "
+            "the learning rate never reaches its peak"
+        )
+    return warnings
+
+
+def _settings_on_device(sft: SftSettings, name: str, device: DeviceFacts) -> tuple[SftSettings, list[str]]:
+    """The precision, optimizer and checkpointing that the device runs, and a warning for each change."""
+    warnings = []
+    changed = sft
+    if sft.bf16 and not device.bf16:
+        changed = replace(changed, bf16=False, fp16=device.cuda)
+        instead = "float16 mixed precision" if device.cuda else "float32"
+        warnings.append(f"bf16 is not available on {_device_words(device)}: training in {instead}")
+    if sft.fp16 and not device.cuda:
+        changed = replace(changed, fp16=False)
+        warnings.append("fp16 needs a CUDA device: training in float32")
+    if ("8bit" in sft.optim or "paged" in sft.optim) and not device.cuda:
+        changed = replace(changed, optim="adamw_torch")
+        warnings.append(f"optim {sft.optim} needs a CUDA device: using adamw_torch")
+    if sft.gradient_checkpointing is None:
+        changed = replace(changed, gradient_checkpointing=device.cuda and name != TINY_MODEL_NAME)
+    return changed, warnings
+
+
+def _device_words(device: DeviceFacts) -> str:
+    return device.name or "a CUDA device" if device.cuda else "a machine without a CUDA device"
+
+
+def choose_backend(wanted: str, device: DeviceFacts, model_name: str) -> str:
+    """The backend's name: `auto` takes unsloth on CUDA where it is installed, else transformers.
+
+    The tiny model always runs on transformers: unquantised, and too small for Unsloth's kernels to matter.
+    """
+    if wanted != "auto":
+        return wanted
+    installed = importlib.util.find_spec("unsloth") is not None
+    return "unsloth" if device.cuda and installed and model_name != TINY_MODEL_NAME else "transformers"
