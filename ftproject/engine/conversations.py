@@ -11,7 +11,8 @@ from typing import Any
 # `<|name|>` is how every special token of the Qwen3-VL tokenizer is spelled.
 _SPECIAL_TOKEN = re.compile(r"<(?=\|[^<>|\s]+\|>)")
 _DATA_URI_HEAD = re.compile(r"data:[\w.+-]+/[\w.+-]+(?:;[\w.+=-]+)*,", re.IGNORECASE)
-_GUARDED = {",": "\0", ";": "\1"}
+_GUARD = str.maketrans(",;", "\0\1")
+_RESTORE = str.maketrans("\0\1", ",;")
 
 
 @dataclass(frozen=True)
@@ -82,9 +83,8 @@ def split_image_cell(cell: str, separator: str | None) -> list[str]:
     """The images of one cell, blanks dropped; commas and semicolons of a data URI's head do not separate."""
     if not separator:
         return [cell.strip()] if cell.strip() else []
-    guarded = _DATA_URI_HEAD.sub(lambda head: head.group().translate(str.maketrans(_GUARDED)), cell)
-    restore = str.maketrans({mark: char for char, mark in _GUARDED.items()})
-    return [part.strip().translate(restore) for part in guarded.split(separator) if part.strip()]
+    guarded = _DATA_URI_HEAD.sub(lambda head: head.group().translate(_GUARD), cell)
+    return [part.strip().translate(_RESTORE) for part in guarded.split(separator) if part.strip()]
 
 
 def messages_of(conversation: Conversation, *, with_response: bool) -> list[dict[str, Any]]:

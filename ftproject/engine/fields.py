@@ -4,11 +4,18 @@ from __future__ import annotations
 
 import difflib
 import math
+import operator
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import Field, dataclass, field, fields
 from typing import Any, get_args, get_type_hints
 
 JSON_TYPES = {int: "integer", float: "number", bool: "boolean", str: "string"}
+_LIMITS = (
+    ("min", operator.ge, "at least"),
+    ("max", operator.le, "at most"),
+    ("exclusive_min", operator.gt, "greater than"),
+    ("exclusive_max", operator.lt, "less than"),
+)
 
 
 @dataclass(frozen=True)
@@ -135,22 +142,11 @@ def _outside(limits: Mapping[str, Any], value: Any) -> tuple[str, str] | None:
         return "invalid_choice", f"must be one of {', '.join(choices)}{hint}"
     if not isinstance(value, int | float) or isinstance(value, bool):
         return None
-    checks = (
-        ("min", value >= limits.get("min") if limits.get("min") is not None else True, "at least"),
-        ("max", value <= limits.get("max") if limits.get("max") is not None else True, "at most"),
-        ("exclusive_min", _beyond(value, limits.get("exclusive_min"), above=True), "greater than"),
-        ("exclusive_max", _beyond(value, limits.get("exclusive_max"), above=False), "less than"),
-    )
-    for key, holds, words in checks:
-        if not holds:
-            return "out_of_range", f"must be {words} {limits[key]:g}, not {value:g}"
+    for key, holds, words in _LIMITS:
+        bound = limits.get(key)
+        if bound is not None and not holds(value, bound):
+            return "out_of_range", f"must be {words} {bound:g}, not {value:g}"
     return None
-
-
-def _beyond(value: float, bound: float | None, *, above: bool) -> bool:
-    if bound is None:
-        return True
-    return value > bound if above else value < bound
 
 
 def type_name(value: object) -> str:

@@ -1,0 +1,124 @@
+"""Opens image files and data URIs safely: five formats, a pixel limit before decoding, upright RGB out."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import io
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+# Pillow opens 43 formats; EPS would start Ghostscript and FITS had CVE-2026-40192, so the list is closed.
+FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP")
+# A 20 kB PNG of 13000 x 13000 took 822 MB with Pillow's own limit, which only warns (measured).
+MAX_PIXELS = 40_000_000
+_DATA_URI = re.compile(r"data:(?P<type>[\w.+-]+/[\w.+-]+)?(?P<params>(?:;[\w.+=-]+)*),", re.IGNORECASE)
+
+
+class ImageError(ValueError):
+    """An image that cannot be used; `code` is stable, `message` is for people."""
+
+    def __init__(self, code: str, message: str) -> None:
+        self.code = code
+        self.message = message
+        super().__init__(message)
+
+
+@dataclass(frozen=True)
+class ImageFacts:
+    """Size in pixels as stored (before EXIF orientation) and Pillow's name of the format."""
+
+    width: int
+    height: int
+    format: str
+
+
+def inspect_image(source: bytes | Path) -> ImageFacts:
+    """Format and size from the header, nothing decoded; raises ImageError as open_image does."""
+    with _open_checked(source) as image:
+        return ImageFacts(image.width, image.height, str(image.format))
+
+
+def open_image(source: bytes | Path) -> Image.Image:
+    """The decoded image: RGB, turned upright by its EXIF orientation, transparency laid on white.
+
+    Of an animation, the first frame. Raises ImageError: image_missing, image_empty, image_unreadable,
+    image_too_large, image_corrupt.
+    """
+    from PIL import ImageOps
+
+    with _open_checked(source) as image:
+        try:
+            image.load()
+            return _on_white(ImageOps.exif_transpose(image))
+        except (OSError, ValueError, SyntaxError, EOFError, MemoryError) as error:
+            raise ImageError("image_corrupt", f"the image is damaged: {error}") from error
+
+
+def _open_checked(source: bytes | Path) -> Image.Image:
+    from PIL import Image, UnidentifiedImageError
+
+    if isinstance(source, bytes):
+        if not source:
+            raise ImageError("image_empty", "the image has no bytes")
+        stream: io.BytesIO | Path = io.BytesIO(source)
+    else:
+        stream = source
+    try:
+        image = Image.open(stream, formats=FORMATS)
+    except FileNotFoundError as error:
+        raise ImageError("image_missing", "the image file does not exist") from error
+    except Image.DecompressionBombError as error:
+        raise ImageError("image_too_large", f"the image is larger than {MAX_PIXELS:,} pixels") from error
+    except (UnidentifiedImageError, OSError, ValueError, SyntaxError) as error:
+        names = ", ".join(FORMATS)
+        raise ImageError("image_unreadable", f"not an image of the formats {names}") from error
+    if image.width * image.height > MAX_PIXELS:
+        image.close()
+        message = f"{image.width} x {image.height} is larger than {MAX_PIXELS:,} pixels"
+        raise ImageError("image_too_large", message)
+    return image
+
+
+def _on_white(image: Image.Image) -> Image.Image:
+    from PIL import Image
+
+    if image.mode.startswith("I;16") or image.mode == "I":
+        # Pillow would clip 16-bit grey to white; scale it down to 8 bits.
+        image = image.point(lambda value: value / 256, "F").convert("L")
+    if not image.has_transparency_data:
+        return image.convert("RGB")
+    layer = image.convert("RGBA")
+    ground = Image.new("RGBA", layer.size, "white")
+    return Image.alpha_composite(ground, layer).convert("RGB")
+
+
+def is_data_uri(cell: str) -> bool:
+    """Whether an image cell carries its image inside."""
+    return cell.lstrip()[:5].lower() == "data:"
+
+
+def decode_data_uri(cell: str) -> bytes:
+    """The bytes of a `data:image/...;base64,` URI; raises ImageError with what is wrong with it."""
+    text = cell.strip()
+    head = _DATA_URI.match(text)
+    if head is None:
+        raise ImageError("data_uri_invalid", "not a data URI of the form data:image/png;base64,...")
+    kind = (head["type"] or "").lower()
+    if not kind.startswith("image/"):
+        raise ImageError("data_uri_not_image", f"the data URI holds {kind or 'text/plain'}, not an image")
+    if ";base64" not in head["params"].lower():
+        raise ImageError("data_uri_not_base64", "the data URI is not base64 encoded")
+    payload = re.sub(r"\s+", "", text[head.end() :])
+    try:
+        data = base64.b64decode(payload, validate=True)
+    except (binascii.Error, ValueError) as error:
+        raise ImageError("data_uri_bad_base64", "the base64 text of the data URI is damaged") from error
+    if not data:
+        raise ImageError("image_empty", "the data URI holds no bytes")
+    return data

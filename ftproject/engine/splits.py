@@ -1,0 +1,95 @@
+"""Decides by hash which rows are kept out of training, and writes row sets compactly."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Sequence
+
+from ftproject.engine.conversations import Conversation
+
+
+def row_group_key(conversation: Conversation) -> str:
+    """What a row must not share across the split: its images, or its prompt when it has none (hex sha256).
+
+    Rows that share only some of their images need `row_group_keys`, which looks at all rows together.
+    """
+    parts = sorted(conversation.images) if conversation.images else ["", conversation.prompt]
+    return _digest("\0".join(parts))
+
+
+def row_group_keys(conversations: Sequence[Conversation]) -> list[str]:
+    """One key per row; rows that share an image, directly or through other rows, get the same key."""
+    parents: dict[str, str] = {}
+
+    def root(key: str) -> str:
+        parents.setdefault(key, key)
+        while parents[key] != key:
+            parents[key] = parents[parents[key]]
+            key = parents[key]
+        return key
+
+    for conversation in conversations:
+        digests = [_digest(image) for image in conversation.images]
+        for other in digests[1:]:
+            low, high = sorted((root(digests[0]), root(other)))
+            parents[high] = low
+    return [
+        _digest(root(_digest(row.images[0]))) if row.images else row_group_key(row) for row in conversations
+    ]
+
+
+def _digest(text: str) -> str:
+    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
+
+
+def holdout_split(groups: Sequence[str], fraction: float, seed: int) -> list[bool]:
+    """True for each row that is held out, decided by the hash of its group key and the seed.
+
+    A group's side depends on nothing but its key, the fraction and the seed, so appended rows move none of the
+    old ones and every machine agrees; `fraction` is therefore met on average, not exactly. With two groups or
+    more and a fraction above 0 both sides get at least one. Raises ValueError outside 0 <= fraction < 1.
+    """
+    if not 0 <= fraction < 1:
+        raise ValueError(f"fraction must be at least 0 and less than 1, not {fraction}")
+    if fraction == 0 or not groups:
+        return [False] * len(groups)
+    places = {key: _place(key, seed) for key in set(groups)}
+    held = {key for key, place in places.items() if place < fraction}
+    if len(places) > 1 and not held:
+        held = {min(places, key=lambda key: (places[key], key))}
+    if len(held) == len(places):
+        held.discard(max(places, key=lambda key: (places[key], key)))
+    return [key in held for key in groups]
+
+
+def _place(key: str, seed: int) -> float:
+    """A number in [0, 1) drawn from the key: the first 53 bits of a hash, which a float holds exactly."""
+    digest = hashlib.sha256(f"{seed}\0{key}".encode()).digest()
+    return (int.from_bytes(digest[:8], "big") >> 11) / 2**53
+
+
+def encode_ranges(numbers: Iterable[int]) -> str:
+    """A set of non-negative numbers as ascending ranges: [0, 1, 2, 5] -> "0-2,5"."""
+    runs: list[list[int]] = []
+    for number in sorted(set(numbers)):
+        if number < 0:
+            raise ValueError(f"cannot encode the negative number {number}")
+        if runs and number == runs[-1][1] + 1:
+            runs[-1][1] = number
+        else:
+            runs.append([number, number])
+    return ",".join(str(low) if low == high else f"{low}-{high}" for low, high in runs)
+
+
+def decode_ranges(text: str) -> list[int]:
+    """The numbers that encode_ranges wrote, ascending; raises ValueError for anything else."""
+    numbers: list[int] = []
+    for part in text.split(",") if text else []:
+        low, dash, high = part.partition("-")
+        if not (low.isascii() and low.isdigit()) or (dash and not (high.isascii() and high.isdigit())):
+            raise ValueError(f"not a range of row numbers: {part!r}")
+        first, last = int(low), int(high) if dash else int(low)
+        if last < first or (numbers and first <= numbers[-1]):
+            raise ValueError(f"row ranges must ascend: {text!r}")
+        numbers.extend(range(first, last + 1))
+    return numbers
