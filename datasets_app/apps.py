@@ -1,0 +1,8 @@
+"""App configuration of datasets_app."""
+
+from django.apps import AppConfig
+
+
+class DatasetsConfig(AppConfig):
+    name = "datasets_app"
+    verbose_name = "Datasets"

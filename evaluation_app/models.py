@@ -1,0 +1,111 @@
+"""Evaluation runs and their samples, one per dataset row."""
+
+from typing import Any, ClassVar
+
+from django.db import models
+
+from datasets_app.models import ColumnMapping, Dataset
+from ftproject.core.events import publish
+from ftproject.core.jobs import Job
+from training_app.models import Adapter
+
+
+class EvaluationRun(Job):
+    """One model answering the rows of one dataset; the state machine is `Job`'s with `evaluating` as its work."""
+
+    KIND: ClassVar[str] = "evaluation"
+
+    class ModelType(models.TextChoices):
+        BASE = "base"
+        FINETUNED = "finetuned"
+
+    class EvalMode(models.TextChoices):
+        TOKEN = "token"  # noqa: S105
+        CLASSIFICATION = "classification"
+
+    class Rows(models.TextChoices):
+        ALL = "all"
+        HELDOUT = "heldout"
+        TRAINED = "trained"
+
+    dataset = models.ForeignKey(Dataset, on_delete=models.PROTECT, related_name="evaluation_runs")
+    mapping = models.ForeignKey(ColumnMapping, on_delete=models.PROTECT, related_name="evaluation_runs")
+    adapter = models.ForeignKey(
+        Adapter, on_delete=models.PROTECT, null=True, blank=True, related_name="evaluation_runs"
+    )
+    # The adapter whose split `rows` and `seen_in_training` refer to; for a base run it may be named without being used.
+    split_adapter = models.ForeignKey(
+        Adapter, on_delete=models.PROTECT, null=True, blank=True, related_name="+"
+    )
+    model_type = models.CharField(max_length=16, choices=ModelType.choices)
+    model_name = models.CharField(max_length=500)
+    device = models.CharField(max_length=200, blank=True, default="")
+    eval_mode = models.CharField(max_length=16, choices=EvalMode.choices, default=EvalMode.TOKEN)
+    positive_label = models.CharField(max_length=200, null=True, blank=True)
+    sample_limit = models.BigIntegerField(null=True, blank=True)
+    rows = models.CharField(max_length=16, choices=Rows.choices, default=Rows.ALL)
+    generation_params = models.JSONField(default=dict)
+    current = models.IntegerField(default=0)
+    total = models.IntegerField(null=True, blank=True)
+    num_samples = models.IntegerField(null=True, blank=True)
+    num_skipped = models.IntegerField(null=True, blank=True)
+    exact_match_accuracy = models.FloatField(null=True, blank=True)
+    token_precision = models.FloatField(null=True, blank=True)
+    token_recall = models.FloatField(null=True, blank=True)
+    token_f1 = models.FloatField(null=True, blank=True)
+    metrics = models.JSONField(default=dict, blank=True)
+
+    class Meta(Job.Meta):
+        abstract = False
+
+    def on_end(self) -> None:
+        """Publishes eval_complete or eval_error."""
+        if self.status == self.Status.ERROR:
+            publish(
+                "eval_error",
+                {"run_id": self.pk, "error": self.error or ""},
+                run_kind=self.KIND,
+                run_id=self.pk,
+            )
+            return
+        metrics: dict[str, Any] = {
+            "exact_match_accuracy": self.exact_match_accuracy,
+            "token_precision": self.token_precision,
+            "token_recall": self.token_recall,
+            "token_f1": self.token_f1,
+            **self.metrics,
+        }
+        publish(
+            "eval_complete",
+            {"run_id": self.pk, "model_type": self.model_type, "metrics": metrics},
+            run_kind=self.KIND,
+            run_id=self.pk,
+        )
+
+
+class Sample(models.Model):
+    """One dataset row in one evaluation run; skipped rows have a sample too, so rows stay aligned."""
+
+    run = models.ForeignKey(EvaluationRun, on_delete=models.CASCADE, related_name="samples")
+    index = models.BigIntegerField()
+    prompt = models.TextField()
+    ground_truth = models.TextField()
+    prediction = models.TextField(blank=True, default="")
+    exact_match = models.BooleanField(null=True, blank=True)
+    token_precision = models.FloatField(null=True, blank=True)
+    token_recall = models.FloatField(null=True, blank=True)
+    token_f1 = models.FloatField(null=True, blank=True)
+    label = models.CharField(max_length=200, null=True, blank=True)
+    seen_in_training = models.BooleanField(null=True, blank=True)
+    skipped = models.BooleanField(default=False)
+    skipped_reason = models.CharField(max_length=500, null=True, blank=True)
+    prompt_tokens = models.IntegerField(null=True, blank=True)
+    completion_tokens = models.IntegerField(null=True, blank=True)
+    finish_reason = models.CharField(max_length=16, null=True, blank=True)
+
+    class Meta:
+        ordering: ClassVar = ["index"]
+        constraints: ClassVar = [models.UniqueConstraint(fields=["run", "index"], name="one_sample_per_row")]
+
+    def __str__(self) -> str:
+        return f"row {self.index} of run {self.run_id}"

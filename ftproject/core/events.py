@@ -1,0 +1,133 @@
+"""Every event that `/ws` can carry, as a type, and the one function that publishes them."""
+
+from datetime import timedelta
+from typing import Any, Literal, TypedDict, get_args
+
+from django.utils import timezone
+
+from ftproject.core.models import Event
+
+EventType = Literal[
+    "gpu_stats",
+    "training_status",
+    "training_progress",
+    "training_complete",
+    "training_error",
+    "eval_status",
+    "eval_progress",
+    "eval_complete",
+    "eval_error",
+    "model_status",
+]
+EVENT_TYPES: tuple[EventType, ...] = get_args(EventType)
+# Superseded by the next one of the same run, so a slow reader may skip them.
+COALESCED: frozenset[str] = frozenset({"gpu_stats", "training_progress", "eval_progress"})
+
+
+class GpuStats(TypedDict):
+    available: bool
+    device_name: str | None
+    memory_total_mb: int | None
+    memory_used_mb: int | None
+    memory_free_mb: int | None
+    utilization_percent: int | None
+    temperature_c: int | None
+    power_w: float | None
+    devices: list[dict[str, Any]]
+
+
+class TrainingStatusEvent(TypedDict):
+    run_id: int
+    status: str
+    message: str
+
+
+class TrainingProgressEvent(TypedDict):
+    run_id: int
+    step: int
+    total_steps: int
+    epoch: float | None
+    loss: float | None
+    lr: float | None
+    grad_norm: float | None
+    eval_loss: float | None
+    eta: float | None
+
+
+class TrainingCompleteEvent(TypedDict):
+    run_id: int
+    metrics: dict[str, Any]
+    adapter_path: str | None
+    adapter: str | None
+    stopped_early: bool
+
+
+class RunErrorEvent(TypedDict):
+    """training_error and eval_error."""
+
+    run_id: int
+    error: str
+
+
+class EvalStatusEvent(TypedDict):
+    run_id: int
+    status: str
+    message: str
+    model_type: str
+
+
+class EvalProgressEvent(TypedDict):
+    run_id: int
+    current: int
+    total: int
+    model_type: str
+
+
+class EvalCompleteEvent(TypedDict):
+    run_id: int
+    model_type: str
+    metrics: dict[str, Any]
+
+
+class ModelStatusEvent(TypedDict):
+    loaded: bool
+    mode: str | None
+    adapter: str | None
+
+
+EventData = (
+    GpuStats
+    | TrainingStatusEvent
+    | TrainingProgressEvent
+    | TrainingCompleteEvent
+    | RunErrorEvent
+    | EvalStatusEvent
+    | EvalProgressEvent
+    | EvalCompleteEvent
+    | ModelStatusEvent
+)
+
+
+class EventMessage(TypedDict):
+    """One frame of `/ws`."""
+
+    type: str
+    id: int
+    timestamp: str
+    data: EventData
+
+
+def publish(
+    event_type: EventType, data: EventData, *, run_kind: str = "", run_id: int | None = None
+) -> Event:
+    """Stores an event; the web process's tailer carries it to the sockets within a quarter of a second."""
+    return Event.objects.create(type=event_type, data=data, run_kind=run_kind, run_id=run_id)
+
+
+def event_message(event: Event) -> EventMessage:
+    return {"type": event.type, "id": event.id, "timestamp": event.created_at.isoformat(), "data": event.data}
+
+
+def prune_events(keep: timedelta = timedelta(days=30)) -> int:
+    """Deletes events that nobody will replay any more."""
+    return Event.objects.filter(created_at__lt=timezone.now() - keep).delete()[0]

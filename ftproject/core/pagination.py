@@ -1,0 +1,29 @@
+"""Page numbers and sizes, checked once for every list."""
+
+from dataclasses import dataclass
+from math import ceil
+
+from rest_framework import serializers
+
+MAX_PAGE_SIZE = 500
+MAX_PAGE = 10_000_000
+
+
+class PageSerializer(serializers.Serializer[dict[str, int]]):
+    page = serializers.IntegerField(default=1, min_value=1, max_value=MAX_PAGE)
+    page_size = serializers.IntegerField(default=20, min_value=1, max_value=MAX_PAGE_SIZE)
+
+
+@dataclass(frozen=True)
+class Page:
+    page: int
+    page_size: int
+    total: int
+
+    @property
+    def offset(self) -> int:
+        return (self.page - 1) * self.page_size
+
+    @property
+    def total_pages(self) -> int:
+        return ceil(self.total / self.page_size)

@@ -1,0 +1,135 @@
+"""Turns every error of the API into one shape: RFC 9457 application/problem+json."""
+
+import logging
+import uuid
+from http import HTTPStatus
+from typing import Any
+
+from django.core.exceptions import PermissionDenied, RequestDataTooBig, SuspiciousOperation
+from django.db import OperationalError
+from django.http import Http404, HttpRequest, JsonResponse, UnreadablePostError
+from rest_framework import exceptions as drf
+from rest_framework.response import Response
+from rest_framework.views import set_rollback
+
+from ftproject.core.errors import Problem, ProductError
+
+logger = logging.getLogger(__name__)
+
+CONTENT_TYPE = "application/problem+json"
+HINTS = {
+    "not_found": "See /api/docs for the routes.",
+    "method_not_allowed": "See the Allow header, or /api/docs.",
+    "unsupported_media_type": "Send JSON with 'Content-Type: application/json' (uploads: multipart/form-data).",
+    "malformed_json": "Check quotes, commas and brackets; NaN and Infinity are not JSON.",
+    "too_large": "Send less in one request, or raise QWEN3VL_MAX_BODY_MB / QWEN3VL_MAX_UPLOAD_MB.",
+    "internal_error": "Try again; if it stays, look for the request_id in the server's log.",
+    "database_busy": "Try again in a moment.",
+}
+
+
+def problem_body(
+    status: int,
+    code: str,
+    detail: str,
+    instance: str,
+    *,
+    hint: str = "",
+    errors: list[Problem] | None = None,
+    **extra: Any,
+) -> dict[str, Any]:
+    return {
+        "type": f"urn:qwen3vl:problem:{code}",
+        "title": HTTPStatus(status).phrase,
+        "status": status,
+        "detail": detail,
+        "instance": instance,
+        "code": code,
+        "hint": hint or HINTS.get(code, ""),
+        "errors": [error.as_dict() for error in errors or []],
+        **extra,
+    }
+
+
+def problem_response(request: HttpRequest, status: int, code: str, detail: str, **parts: Any) -> JsonResponse:
+    """A problem outside DRF (middleware, Django's own error handlers)."""
+    headers = parts.pop("headers", None)
+    body = problem_body(status, code, detail, request.path, **parts)
+    return JsonResponse(body, status=status, content_type=CONTENT_TYPE, headers=headers)
+
+
+def exception_handler(exc: Exception, context: dict[str, Any]) -> Response:
+    """DRF's EXCEPTION_HANDLER: no exception of a view leaves the API in another shape."""
+    request = context["request"]
+    set_rollback()
+    status, parts, headers = describe_exception(exc, request.path)
+    body = problem_body(status, instance=request.path, **parts)
+    return Response(body, status=status, headers=headers, content_type=CONTENT_TYPE)
+
+
+def describe_exception(exc: Exception, path: str) -> tuple[int, dict[str, Any], dict[str, str]]:
+    """Status, body parts and headers for any exception."""
+    if isinstance(exc, ProductError):
+        parts = {"code": exc.code, "detail": exc.detail, "hint": exc.hint, "errors": exc.errors, **exc.extra}
+        return exc.status, parts, exc.headers
+    if isinstance(exc, drf.ValidationError):
+        errors = flatten_errors(exc.detail)
+        detail = "; ".join(f"{e.field}: {e.message}" if e.field else e.message for e in errors[:5])
+        return 400, {"code": "invalid_input", "detail": detail, "errors": errors}, {}
+    if isinstance(exc, Http404):
+        return 404, {"code": "not_found", "detail": str(exc) or "There is nothing here."}, {}
+    if isinstance(exc, drf.APIException):
+        return describe_api_exception(exc)
+    return describe_django_exception(exc, path)
+
+
+def describe_api_exception(exc: drf.APIException) -> tuple[int, dict[str, Any], dict[str, str]]:
+    code = "malformed_json" if isinstance(exc, drf.ParseError) else str(exc.default_code)
+    headers = {}
+    if isinstance(exc, drf.Throttled) and exc.wait:
+        headers["Retry-After"] = str(int(exc.wait) + 1)
+    return exc.status_code, {"code": code, "detail": str(exc.detail)}, headers
+
+
+def describe_django_exception(exc: Exception, path: str) -> tuple[int, dict[str, Any], dict[str, str]]:
+    if isinstance(exc, RequestDataTooBig):
+        return 413, {"code": "too_large", "detail": "The request body is larger than allowed."}, {}
+    if isinstance(exc, PermissionDenied):
+        return 403, {"code": "permission_denied", "detail": "This request is not allowed."}, {}
+    if isinstance(exc, UnreadablePostError):
+        return (
+            400,
+            {"code": "request_cut_off", "detail": "The connection closed before the whole body arrived."},
+            {},
+        )
+    if isinstance(exc, SuspiciousOperation):
+        return 400, {"code": "invalid_input", "detail": "The request could not be understood."}, {}
+    if isinstance(exc, OperationalError) and "locked" in str(exc):
+        logger.warning("database locked at %s", path)
+        return 503, {"code": "database_busy", "detail": "The database is busy."}, {"Retry-After": "1"}
+    return describe_unexpected(exc, path)
+
+
+def describe_unexpected(exc: Exception, path: str) -> tuple[int, dict[str, Any], dict[str, str]]:
+    request_id = uuid.uuid4().hex
+    logger.error("request %s failed at %s", request_id, path, exc_info=exc)
+    detail = "Something went wrong on our side. Nothing you saved is lost."
+    return 500, {"code": "internal_error", "detail": detail, "request_id": request_id}, {}
+
+
+def flatten_errors(detail: Any, path: str = "") -> list[Problem]:
+    """DRF's nested error dictionary as a flat list with dotted field names."""
+    if isinstance(detail, dict):
+        return [
+            problem
+            for key, value in detail.items()
+            for problem in flatten_errors(
+                value, path if key == "non_field_errors" else f"{path}.{key}".lstrip(".")
+            )
+        ]
+    if isinstance(detail, list | tuple):
+        if all(isinstance(item, dict) for item in detail) and detail:
+            return [p for i, item in enumerate(detail) for p in flatten_errors(item, f"{path}[{i}]")]
+        return [problem for item in detail for problem in flatten_errors(item, path)]
+    code = str(getattr(detail, "code", "invalid"))
+    return [Problem(code=code, message=str(detail), field=path or None)]

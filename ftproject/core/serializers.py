@@ -1,0 +1,54 @@
+"""Serializers that refuse what they do not know, by name and with the nearest known one."""
+
+from typing import Any
+
+from rest_framework import serializers
+
+from ftproject.core.errors import did_you_mean
+
+
+class StrictCharField(serializers.CharField):
+    """A string that was a string in the JSON: DRF would take 12 and 1.5 for text too."""
+
+    def to_internal_value(self, data: Any) -> str:
+        if not isinstance(data, str):
+            self.fail("invalid")
+        return super().to_internal_value(data)
+
+
+class StrictBooleanField(serializers.BooleanField):
+    """true or false: DRF would take "yes", 1 and "on" too."""
+
+    def to_internal_value(self, data: Any) -> bool:
+        if not isinstance(data, bool):
+            self.fail("invalid", input=data)
+        return data
+
+
+class StrictIntegerField(serializers.IntegerField):
+    """A whole JSON number; in a query string the same field takes digits."""
+
+    def to_internal_value(self, data: Any) -> int:
+        if isinstance(data, bool | float):
+            self.fail("invalid")
+        return super().to_internal_value(data)
+
+
+class StrictSerializer(serializers.Serializer[Any]):
+    """A request body or query string; an unknown field is an error that names the nearest known one."""
+
+    def to_internal_value(self, data: Any) -> Any:
+        if hasattr(data, "keys"):
+            known = [name for name, field in self.fields.items() if not field.read_only]
+            unknown = {
+                str(name): [
+                    serializers.ErrorDetail(
+                        f"Unknown field. {did_you_mean(str(name), known)}", "unknown_field"
+                    )
+                ]
+                for name in data
+                if name not in known
+            }
+            if unknown:
+                raise serializers.ValidationError(unknown)
+        return super().to_internal_value(data)

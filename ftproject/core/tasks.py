@@ -1,0 +1,113 @@
+"""What the gpu queue runs: claim the oldest waiting job, hold the lease, watch its run process, settle the row."""
+
+import logging
+import time
+from datetime import timedelta
+from pathlib import Path
+
+from django.utils import timezone
+
+from ftproject.core.executor import Executor, RunHandle, get_executor
+from ftproject.core.jobs import Job, claim_job, queued_jobs, reap_dead_jobs
+from ftproject.core.lease import acquire_lease, beat_lease, release_lease, want_lease
+from ftproject.core.storage import data_path
+
+logger = logging.getLogger(__name__)
+
+POLL_SECONDS = 0.2
+BEAT_SECONDS = 2.0
+# A stop flag that the process does not heed (a hung loader, say) becomes SIGTERM, then SIGKILL.
+TERMINATE_AFTER = timedelta(seconds=120)
+KILL_AFTER = timedelta(seconds=150)
+LOG_LINES = 20
+
+
+def run_next_job() -> str:
+    """Runs one job to its end. Harmless when the queue delivers twice: a second caller finds nothing to claim."""
+    reap_dead_jobs()
+    taken = take_next_job()
+    if taken is None:
+        return "nothing to do"
+    job, token = taken
+    try:
+        supervise(job, token, get_executor())
+    finally:
+        release_lease(token)
+    job.refresh_from_db()
+    return f"{job.name} {job.status}"
+
+
+def take_next_job() -> tuple[Job, str] | None:
+    """Waits for the device, then claims the oldest job that still waits; the job stays `queued` until both are ours."""
+    while not is_draining() and (waiting := queued_jobs()):
+        job = waiting[0]
+        token = acquire_lease(job.name)
+        if token is None:
+            want_lease(job.name)
+            time.sleep(POLL_SECONDS)
+        elif claim_job(job):
+            return job, token
+        else:
+            release_lease(token)
+    return None
+
+
+def is_draining() -> bool:
+    """True from Ctrl+C until the next start: django-q2 runs prefetched tasks even after SIGTERM."""
+    return drain_flag().exists()
+
+
+def drain_flag() -> Path:
+    return data_path("run", "draining")
+
+
+def supervise(job: Job, token: str, executor: Executor) -> None:
+    handle = executor.submit(job.KIND, job.pk, job.claim)
+    try:
+        watch(job, token, handle)
+    finally:
+        handle.close()
+    settle(job, handle.poll(), executor)
+
+
+def watch(job: Job, token: str, handle: RunHandle) -> None:
+    """Beats for the job until its process has ended, and ends a process that does not heed the stop flag."""
+    beat_at = 0.0
+    while handle.poll() is None:
+        if time.monotonic() - beat_at >= BEAT_SECONDS:
+            beat_at = time.monotonic()
+            beat_lease(token)
+            job.beat()
+            enforce_stop(job, handle)
+        time.sleep(POLL_SECONDS)
+
+
+def enforce_stop(job: Job, handle: RunHandle) -> None:
+    job.refresh_from_db(fields=["stop_requested_at"])
+    if job.stop_requested_at is None:
+        return
+    waited = timezone.now() - job.stop_requested_at
+    if waited > KILL_AFTER:
+        handle.kill()
+    elif waited > TERMINATE_AFTER:
+        handle.terminate()
+
+
+def settle(job: Job, exit_code: int | None, executor: Executor) -> None:
+    """The process has ended: a row that it did not end itself becomes `error` with the reason and its last words."""
+    job.refresh_from_db()
+    if job.is_terminal or job.status == Job.Status.QUEUED:
+        return
+    reason = f"The run process ended {describe_exit(exit_code)}."
+    last_words = executor.logs(job.KIND, job.pk, LOG_LINES).strip()
+    job.finish(Job.Status.ERROR, error=f"{reason}\n{last_words}" if last_words else reason)
+
+
+def describe_exit(exit_code: int | None) -> str:
+    if exit_code is None:
+        return "without an exit code"
+    if exit_code == -9:
+        return "by SIGKILL (out of memory, or killed by hand)"
+    if exit_code < 0:
+        return f"by signal {-exit_code}"
+    return f"with exit code {exit_code}"

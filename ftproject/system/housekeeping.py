@@ -1,0 +1,79 @@
+"""One quiet thread of the web process: ends dead runs, rings the queue's bell again, lets the model server leave."""
+
+import logging
+import threading
+import time
+from collections.abc import Callable
+from datetime import timedelta
+
+from django.db import close_old_connections
+from django.utils import timezone
+from inference_app.model_server import model_server
+
+from ftproject.core.events import prune_events
+from ftproject.core.jobs import active_jobs, enqueue_job, queued_jobs, reap_dead_jobs
+
+logger = logging.getLogger(__name__)
+
+REAP_SECONDS = 3.0
+BELL_SECONDS = 30.0
+PRUNE_SECONDS = 3600.0
+
+
+class Housekeeper:
+    """Not on the gpu queue, where it would wait behind the very run that died."""
+
+    def __init__(self) -> None:
+        self.thread: threading.Thread | None = None
+        self.lock = threading.Lock()
+        self.stopping = threading.Event()
+
+    def ensure_started(self) -> None:
+        if self.thread is not None:
+            return
+        with self.lock:
+            if self.thread is None:
+                self.thread = threading.Thread(target=self.run, name="housekeeper", daemon=True)
+                self.thread.start()
+
+    def stop(self) -> None:
+        self.stopping.set()
+
+    def run(self) -> None:
+        due: dict[str, float] = {}
+        while not self.stopping.wait(0.5):
+            for name, period, duty in self.duties():
+                if time.monotonic() >= due.get(name, 0.0):
+                    due[name] = time.monotonic() + period
+                    run_duty(name, duty)
+
+    def duties(self) -> list[tuple[str, float, Callable[[], object]]]:
+        return [
+            ("model server", 0.0, model_server.tend),
+            ("reaper", REAP_SECONDS, reap_dead_jobs),
+            ("bell", BELL_SECONDS, ring_forgotten_bell),
+            ("pruning", PRUNE_SECONDS, prune_events),
+        ]
+
+
+def run_duty(name: str, duty: Callable[[], object]) -> None:
+    try:
+        close_old_connections()
+        duty()
+    except Exception:
+        # A locked or restarting database must not end the only thread that notices dead runs.
+        logger.exception("housekeeping: %s failed, trying again", name)
+
+
+def ring_forgotten_bell() -> None:
+    """Enqueues again when jobs wait and nothing runs: a killed cluster takes its prefetched messages with it."""
+    waiting = queued_jobs()
+    if (
+        waiting
+        and not active_jobs()
+        and waiting[0].created_at < timezone.now() - timedelta(seconds=BELL_SECONDS)
+    ):
+        enqueue_job(waiting[0])
+
+
+housekeeper = Housekeeper()

@@ -1,0 +1,113 @@
+"""Training runs, what they logged, and the adapters they made."""
+
+from pathlib import Path
+from typing import ClassVar
+
+from django.db import models
+
+from datasets_app.models import ColumnMapping, Dataset
+from ftproject.core.events import publish
+from ftproject.core.jobs import Job
+from ftproject.core.storage import adapters_dir
+
+
+class TrainingRun(Job):
+    """One fine-tuning run; the state machine is `Job`'s with `training` as its work."""
+
+    KIND: ClassVar[str] = "training"
+
+    dataset = models.ForeignKey(Dataset, on_delete=models.PROTECT, related_name="training_runs")
+    mapping = models.ForeignKey(ColumnMapping, on_delete=models.PROTECT, related_name="training_runs")
+    model_name = models.CharField(max_length=500)
+    device = models.CharField(max_length=200, blank=True, default="")
+    backend = models.CharField(max_length=32, blank=True, default="")
+    requested_config = models.JSONField(default=dict)
+    config = models.JSONField(default=dict)
+    # Row numbers as ranges ("0-4,7"), written when the rows are prepared; the adapter's provenance carries a copy.
+    trained_rows = models.TextField(blank=True, default="")
+    heldout_rows = models.TextField(blank=True, default="")
+    num_train_rows = models.IntegerField(null=True, blank=True)
+    num_heldout_rows = models.IntegerField(null=True, blank=True)
+    num_skipped_rows = models.IntegerField(null=True, blank=True)
+    current_step = models.IntegerField(default=0)
+    total_steps = models.IntegerField(null=True, blank=True)
+    epoch = models.FloatField(null=True, blank=True)
+    loss = models.FloatField(null=True, blank=True)
+    learning_rate = models.FloatField(null=True, blank=True)
+    grad_norm = models.FloatField(null=True, blank=True)
+    eval_loss = models.FloatField(null=True, blank=True)
+    eta_seconds = models.FloatField(null=True, blank=True)
+    metrics = models.JSONField(default=dict, blank=True)
+
+    class Meta(Job.Meta):
+        abstract = False
+
+    def on_end(self) -> None:
+        """Publishes training_complete or training_error."""
+        if self.status == self.Status.ERROR:
+            publish(
+                "training_error",
+                {"run_id": self.pk, "error": self.error or ""},
+                run_kind=self.KIND,
+                run_id=self.pk,
+            )
+            return
+        adapter = Adapter.objects.filter(run=self).first()
+        publish(
+            "training_complete",
+            {
+                "run_id": self.pk,
+                "metrics": self.metrics,
+                "adapter_path": str(adapter.path) if adapter else None,
+                "adapter": adapter.name if adapter else None,
+                "stopped_early": self.stopped_early,
+            },
+            run_kind=self.KIND,
+            run_id=self.pk,
+        )
+
+
+class TrainingMetric(models.Model):
+    """One logged step of a run."""
+
+    run = models.ForeignKey(TrainingRun, on_delete=models.CASCADE, related_name="logged")
+    step = models.IntegerField()
+    epoch = models.FloatField(null=True, blank=True)
+    loss = models.FloatField(null=True, blank=True)
+    learning_rate = models.FloatField(null=True, blank=True)
+    grad_norm = models.FloatField(null=True, blank=True)
+    eval_loss = models.FloatField(null=True, blank=True)
+    created_at = models.DateTimeField(auto_now_add=True)
+
+    class Meta:
+        ordering: ClassVar = ["step", "id"]
+        constraints: ClassVar = [models.UniqueConstraint(fields=["run", "step"], name="one_metric_per_step")]
+
+    def __str__(self) -> str:
+        return f"step {self.step} of run {self.run_id}"
+
+
+class Adapter(models.Model):
+    """A LoRA adapter in the adapters folder; the row exists only after its folder was published whole."""
+
+    name = models.CharField(max_length=128, unique=True)
+    run = models.OneToOneField(
+        TrainingRun, on_delete=models.PROTECT, null=True, blank=True, related_name="adapter"
+    )
+    base_model_name = models.CharField(max_length=500)
+    r = models.IntegerField()
+    size_bytes = models.BigIntegerField()
+    sha256 = models.CharField(max_length=64)
+    # None: not measured. False: the adapter changes nothing, so no answer of it may be called fine-tuned.
+    effective = models.BooleanField(null=True, blank=True)
+    created_at = models.DateTimeField(auto_now_add=True)
+
+    class Meta:
+        ordering: ClassVar = ["created_at", "id"]
+
+    def __str__(self) -> str:
+        return self.name
+
+    @property
+    def path(self) -> Path:
+        return adapters_dir() / self.name
