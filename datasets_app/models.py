@@ -54,9 +54,7 @@ class ColumnMapping(models.Model):
 
     class Meta:
         ordering: ClassVar = ["-version"]
-        constraints: ClassVar = [
-            models.UniqueConstraint(fields=["dataset", "version"], name="mapping_version_once")
-        ]
+        constraints: ClassVar = [models.UniqueConstraint(fields=["dataset", "version"], name="mapping_version_once")]
 
     def __str__(self) -> str:
         return f"mapping {self.version} of {self.dataset}"

@@ -34,9 +34,7 @@ class EvaluationRun(Job):
         Adapter, on_delete=models.PROTECT, null=True, blank=True, related_name="evaluation_runs"
     )
     # The adapter whose split `rows` and `seen_in_training` refer to; for a base run it may be named without being used.
-    split_adapter = models.ForeignKey(
-        Adapter, on_delete=models.PROTECT, null=True, blank=True, related_name="+"
-    )
+    split_adapter = models.ForeignKey(Adapter, on_delete=models.PROTECT, null=True, blank=True, related_name="+")
     model_type = models.CharField(max_length=16, choices=ModelType.choices)
     model_name = models.CharField(max_length=500)
     device = models.CharField(max_length=200, blank=True, default="")

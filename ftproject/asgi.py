@@ -13,9 +13,5 @@ from ftproject.routing import websocket_urlpatterns
 from ftproject.system.lifespan import Lifespan
 
 application = LocalGate(
-    Lifespan(
-        ProtocolTypeRouter(
-            {"http": WsgiBridge(wsgi_application), "websocket": URLRouter(websocket_urlpatterns)}
-        )
-    )
+    Lifespan(ProtocolTypeRouter({"http": WsgiBridge(wsgi_application), "websocket": URLRouter(websocket_urlpatterns)}))
 )

@@ -27,9 +27,7 @@ def main(argv: list[str] | None = None) -> int:
 
     module, function = RUNNERS[arguments.kind].split(":")
     logging.getLogger(__name__).info("%s run %s starts", arguments.kind, arguments.run_id)
-    return execute(
-        getattr(import_module(module), function), arguments.kind, arguments.run_id, arguments.claim
-    )
+    return execute(getattr(import_module(module), function), arguments.kind, arguments.run_id, arguments.claim)
 
 
 def parse_arguments(argv: list[str] | None) -> argparse.Namespace:

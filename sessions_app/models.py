@@ -17,9 +17,7 @@ class TrainingSession(models.Model):
     training_config = models.TextField(null=True, blank=True)
     config_was_text = models.BooleanField(default=True)
     adapter_path = models.CharField(max_length=4000, null=True, blank=True)
-    run = models.ForeignKey(
-        TrainingRun, on_delete=models.SET_NULL, null=True, blank=True, related_name="sessions"
-    )
+    run = models.ForeignKey(TrainingRun, on_delete=models.SET_NULL, null=True, blank=True, related_name="sessions")
     created_at = models.DateTimeField(auto_now_add=True)
     updated_at = models.DateTimeField(auto_now=True)
 

@@ -38,7 +38,7 @@ def no_network(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture
-def data_dir(tmp_path: Path, settings: Any) -> Iterator[Path]:
+def data_dir(tmp_path: Path, settings: Any) -> Path:
     """A data directory for one test."""
     settings.DATA_DIR = tmp_path
-    yield tmp_path
+    return tmp_path

@@ -91,9 +91,7 @@ class Adapter(models.Model):
     """A LoRA adapter in the adapters folder; the row exists only after its folder was published whole."""
 
     name = models.CharField(max_length=128, unique=True)
-    run = models.OneToOneField(
-        TrainingRun, on_delete=models.PROTECT, null=True, blank=True, related_name="adapter"
-    )
+    run = models.OneToOneField(TrainingRun, on_delete=models.PROTECT, null=True, blank=True, related_name="adapter")
     base_model_name = models.CharField(max_length=500)
     r = models.IntegerField()
     size_bytes = models.BigIntegerField()

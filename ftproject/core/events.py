@@ -117,9 +117,7 @@ class EventMessage(TypedDict):
     data: EventData
 
 
-def publish(
-    event_type: EventType, data: EventData, *, run_kind: str = "", run_id: int | None = None
-) -> Event:
+def publish(event_type: EventType, data: EventData, *, run_kind: str = "", run_id: int | None = None) -> Event:
     """Stores an event; the web process's tailer carries it to the sockets within a quarter of a second."""
     return Event.objects.create(type=event_type, data=data, run_kind=run_kind, run_id=run_id)
 

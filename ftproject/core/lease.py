@@ -31,17 +31,12 @@ def beat_lease(token: str) -> bool:
 
 
 def release_lease(token: str) -> bool:
-    return (
-        GpuLease.objects.filter(pk=LEASE_PK, token=token).update(holder="", token="", heartbeat_at=None) == 1
-    )
+    return GpuLease.objects.filter(pk=LEASE_PK, token=token).update(holder="", token="", heartbeat_at=None) == 1
 
 
 def release_holder(holder: str) -> bool:
     """Frees the lease of a holder that is known to be dead."""
-    return (
-        GpuLease.objects.filter(pk=LEASE_PK, holder=holder).update(holder="", token="", heartbeat_at=None)
-        == 1
-    )
+    return GpuLease.objects.filter(pk=LEASE_PK, holder=holder).update(holder="", token="", heartbeat_at=None) == 1
 
 
 def want_lease(holder: str) -> None:

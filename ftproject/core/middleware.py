@@ -25,6 +25,4 @@ class ProblemMiddleware:
         if not request.path.startswith(API_PREFIXES):
             return None
         status, parts, headers = describe_exception(exc, request.path)
-        return problem_response(
-            request, status, parts.pop("code"), parts.pop("detail"), headers=headers, **parts
-        )
+        return problem_response(request, status, parts.pop("code"), parts.pop("detail"), headers=headers, **parts)

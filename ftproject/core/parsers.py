@@ -16,9 +16,7 @@ class StrictJSONParser(JSONParser):
     ) -> dict[str, Any]:
         raw = stream.read()
         try:
-            value = json.loads(
-                raw.decode("utf-8-sig"), object_pairs_hook=unique_keys, parse_constant=refuse_constant
-            )
+            value = json.loads(raw.decode("utf-8-sig"), object_pairs_hook=unique_keys, parse_constant=refuse_constant)
         except RecursionError:
             raise ParseError("The JSON is nested too deeply.") from None
         except (UnicodeDecodeError, ValueError) as exc:

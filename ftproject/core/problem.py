@@ -123,9 +123,7 @@ def flatten_errors(detail: Any, path: str = "") -> list[Problem]:
         return [
             problem
             for key, value in detail.items()
-            for problem in flatten_errors(
-                value, path if key == "non_field_errors" else f"{path}.{key}".lstrip(".")
-            )
+            for problem in flatten_errors(value, path if key == "non_field_errors" else f"{path}.{key}".lstrip("."))
         ]
     if isinstance(detail, list | tuple):
         if all(isinstance(item, dict) for item in detail) and detail:

@@ -42,9 +42,7 @@ class StrictSerializer(serializers.Serializer[Any]):
             known = [name for name, field in self.fields.items() if not field.read_only]
             unknown = {
                 str(name): [
-                    serializers.ErrorDetail(
-                        f"Unknown field. {did_you_mean(str(name), known)}", "unknown_field"
-                    )
+                    serializers.ErrorDetail(f"Unknown field. {did_you_mean(str(name), known)}", "unknown_field")
                 ]
                 for name in data
                 if name not in known

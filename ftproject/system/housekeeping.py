@@ -68,11 +68,7 @@ def run_duty(name: str, duty: Callable[[], object]) -> None:
 def ring_forgotten_bell() -> None:
     """Enqueues again when jobs wait and nothing runs: a killed cluster takes its prefetched messages with it."""
     waiting = queued_jobs()
-    if (
-        waiting
-        and not active_jobs()
-        and waiting[0].created_at < timezone.now() - timedelta(seconds=BELL_SECONDS)
-    ):
+    if waiting and not active_jobs() and waiting[0].created_at < timezone.now() - timedelta(seconds=BELL_SECONDS):
         enqueue_job(waiting[0])
 
 

@@ -1,4 +1,4 @@
-"""Train the tiny Qwen3-VL's byte-level BPE tokenizer on the words of its tasks, Qwen's special tokens first."""
+"""Train the tiny Qwen3-VL's byte-level BPE tokenizer on its tasks' words, Qwen's special tokens first."""
 
 from collections.abc import Iterator
 from pathlib import Path
