@@ -33,7 +33,7 @@ class ClassScores:
 class Classification:
     """The figures of a run; rows of the matrix are true labels, columns predicted ones, in `labels` order.
 
-    With a positive label, precision, recall and F1 are that label's, else the mean over the labels that have one.
+    With a positive label, precision, recall and F1 are that label's, else the mean over labels where defined.
     Unparsed predictions are in no column: a row of the matrix plus `unparsed_by_label` sums to the support.
     """
 
@@ -93,8 +93,8 @@ def classify(
 ) -> Classification:
     """The figures of evaluated rows; a prediction that is no label counts as wrong and as `unparsed`.
 
-    Rows with a blank ground truth are left out and counted as `unlabelled`. Of two labels the last in order (`yes`)
-    is positive unless chosen. Raises ValueError for a `positive_label` that is no label of the run.
+    Rows with a blank ground truth are left out and counted as `unlabelled`. Of two labels the last in order
+    (`yes`) is positive unless chosen. Raises ValueError for a `positive_label` that is no label of the run.
     """
     labels = known_labels(ground_truths)
     pairs = [

@@ -45,8 +45,8 @@ def _digest(text: str) -> str:
 def holdout_split(groups: Sequence[str], fraction: float, seed: int) -> list[bool]:
     """True for each row that is held out, decided by the hash of its group key and the seed.
 
-    A group's side depends on nothing but its key, the fraction and the seed, so appended rows move none of the
-    old ones and every machine agrees; `fraction` is therefore met on average, not exactly. With two groups or
+    A group's side depends on nothing but its key, the fraction and the seed, so appended rows move none of
+    the old ones and every machine agrees; `fraction` is therefore met on average, not exactly. With two groups or
     more and a fraction above 0 both sides get at least one. Raises ValueError outside 0 <= fraction < 1.
     """
     if not 0 <= fraction < 1:
