@@ -110,6 +110,7 @@ Q_CLUSTER: dict[str, Any] = {
     "poll": 0.2,
     "catch_up": False,
     "scheduler": False,
+    "log_level": "WARNING",
     "timeout": 600,
     "retry": 2000,
     # In the base block because the enqueuing process stamps them into each task.

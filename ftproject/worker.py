@@ -1,4 +1,4 @@
-"""Entry of a run process: `python -m ftproject.worker <kind> <run id> <claim>` does one run and exits, and with it all its memory."""
+"""Entry of a run process: `python -m ftproject.worker <kind> <run id> <claim>` does one run and exits."""
 
 import argparse
 import ctypes
@@ -40,7 +40,7 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
 
 
 def die_with_parent(parent: int | None) -> None:
-    """Two ways, because each misses a case: PDEATHSIG is Linux only, the end of stdin needs a thread that gets its turn."""
+    """Two ways: PDEATHSIG is Linux only, the end of stdin needs a thread that gets its turn."""
     if parent is None:
         return
     if sys.platform == "linux":

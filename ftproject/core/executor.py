@@ -1,5 +1,6 @@
 """The executor port: starts, watches and stops a run process. The local child process is the default."""
 
+import contextlib
 import os
 import signal
 import subprocess
@@ -50,10 +51,8 @@ class LocalHandle:
         self.process.wait()
 
     def _signal(self, number: signal.Signals) -> None:
-        try:
+        with contextlib.suppress(ProcessLookupError):
             os.killpg(self.process.pid, number)
-        except ProcessLookupError:
-            pass
 
     def close(self) -> None:
         if self.process.poll() is None:

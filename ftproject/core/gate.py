@@ -1,4 +1,4 @@
-"""The local-request gate: who may drive the server without a key (contract section 8). Pure ASGI, so HTTP and `/ws` share it."""
+"""The local-request gate: who may drive the server without a key. Pure ASGI, so HTTP and `/ws` share it."""
 
 import json
 from collections.abc import Awaitable, Callable, MutableMapping

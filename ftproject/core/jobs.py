@@ -240,7 +240,10 @@ def death_of(job: Job) -> str | None:
     """Why the job is dead, or None while it may be alive."""
     last = job.heartbeat_at or job.started_at or job.created_at
     if not supervisor_lives(job.supervisor):
-        return f"The process that ran it ended without a word (killed, out of memory, or a power cut; last sign of life {_utc(last)})."
+        return (
+            "The process that ran it ended without a word (killed, out of memory, or a power cut; "
+            f"last sign of life {_utc(last)})."
+        )
     if last < timezone.now() - HEARTBEAT_TTL:
         return f"Its process stopped answering (last sign of life {_utc(last)})."
     return None

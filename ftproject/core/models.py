@@ -26,7 +26,7 @@ class Event(models.Model):
 
 
 class GpuLease(models.Model):
-    """Who holds the device: one row, `holder` empty when nobody does. Changed by conditional updates in `lease.py` only."""
+    """Who holds the device: one row, `holder` empty when nobody does; `lease.py` alone changes it."""
 
     holder = models.CharField(max_length=64, blank=True, default="")
     token = models.CharField(max_length=32, blank=True, default="")

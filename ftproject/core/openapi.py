@@ -1,6 +1,6 @@
 """Schema generation: every operation documents the one error shape beside its own answers."""
 
-from typing import Any
+from typing import Any, Literal
 
 from drf_spectacular.openapi import AutoSchema
 
@@ -37,7 +37,7 @@ PROBLEM_SCHEMA: dict[str, Any] = {
 class ProblemAutoSchema(AutoSchema):
     """Adds `default: application/problem+json` to every operation."""
 
-    def _get_response_bodies(self, direction: str = "response") -> dict[str, Any]:
+    def _get_response_bodies(self, direction: Literal["request", "response"] = "response") -> dict[str, Any]:
         bodies: dict[str, Any] = super()._get_response_bodies(direction)
         schema = {"$ref": "#/components/schemas/Problem"}
         bodies["default"] = {

@@ -85,10 +85,9 @@ def describe_exception(exc: Exception, path: str) -> tuple[int, dict[str, Any], 
 
 def describe_api_exception(exc: drf.APIException) -> tuple[int, dict[str, Any], dict[str, str]]:
     code = "malformed_json" if isinstance(exc, drf.ParseError) else str(exc.default_code)
-    headers = {}
-    if isinstance(exc, drf.Throttled) and exc.wait:
-        headers["Retry-After"] = str(int(exc.wait) + 1)
-    return exc.status_code, {"code": code, "detail": str(exc.detail)}, headers
+    if isinstance(exc, drf.MethodNotAllowed):
+        code = "method_not_allowed"
+    return exc.status_code, {"code": code, "detail": str(exc.detail)}, {}
 
 
 def describe_django_exception(exc: Exception, path: str) -> tuple[int, dict[str, Any], dict[str, str]]:

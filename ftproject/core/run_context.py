@@ -1,4 +1,4 @@
-"""The one wrapper around all background work: beats, watches for the stop flag, and turns any failure into an ended row."""
+"""The one wrapper around all background work: beats, watches the stop flag, turns any failure into an ended row."""
 
 import logging
 import os

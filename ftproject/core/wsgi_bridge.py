@@ -5,7 +5,7 @@ measured); threads that stay keep theirs, and the usual middlewares cost nothing
 """
 
 import json
-from typing import Any
+from typing import Any, cast
 
 from a2wsgi import WSGIMiddleware
 
@@ -22,7 +22,7 @@ class RequestCutOffError(OSError):
 
 class WsgiBridge:
     def __init__(self, wsgi_app: Any) -> None:
-        self.app: AsgiApp = WSGIMiddleware(wsgi_app, workers=THREADS)
+        self.app = cast(AsgiApp, WSGIMiddleware(wsgi_app, workers=THREADS))
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         names = {name for name, _ in scope["headers"]}

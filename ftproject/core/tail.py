@@ -1,0 +1,150 @@
+"""The tailer: one task of the web process reads new events every 150 ms and hands them to every open socket.
+
+No channel layer carries these: the measured ones lost, reordered or repeated events (docs/decisions/002).
+"""
+
+import asyncio
+import logging
+from collections import deque
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import TypeVar
+
+from django.db import close_old_connections
+from django.db.models import Max
+from django.utils import timezone
+
+from ftproject.core.events import COALESCED, EventData, EventMessage, EventType, event_message
+from ftproject.core.models import Event
+
+T = TypeVar("T")
+logger = logging.getLogger(__name__)
+
+POLL_SECONDS = 0.15
+BATCH = 2000
+# On PostgreSQL ids can be committed out of order, so the tail reads a short overlap again and drops what it has seen.
+OVERLAP = 100
+# Above this backlog superseded progress is skipped; at the end of the queue the client is closed and replays.
+COALESCE_ABOVE = 200
+QUEUE_LIMIT = 2000
+
+
+class Subscription:
+    """The bounded queue of one socket."""
+
+    def __init__(self, types: frozenset[str]) -> None:
+        self.types = types
+        self.queue: deque[EventMessage] = deque()
+        self.ready = asyncio.Event()
+        self.overflowed = False
+
+    def offer(self, message: EventMessage) -> None:
+        if self.overflowed or (self.types and message["type"] not in self.types):
+            return
+        if len(self.queue) >= COALESCE_ABOVE and message["type"] in COALESCED:
+            self.drop_superseded(message)
+        if len(self.queue) >= QUEUE_LIMIT:
+            self.overflowed = True
+        else:
+            self.queue.append(message)
+        self.ready.set()
+
+    def drop_superseded(self, newer: EventMessage) -> None:
+        """Forgets queued progress that `newer` replaces; all other events keep their place."""
+        run = newer["data"].get("run_id")
+        self.queue = deque(
+            old for old in self.queue if old["type"] != newer["type"] or old["data"].get("run_id") != run
+        )
+
+    async def take(self) -> list[EventMessage]:
+        """All messages that wait, in order; waits for the first one."""
+        await self.ready.wait()
+        self.ready.clear()
+        taken = list(self.queue)
+        self.queue.clear()
+        return taken
+
+
+class EventTail:
+    """Started by the first socket, ended by the last; the thread keeps its one database connection."""
+
+    def __init__(self) -> None:
+        self.subscriptions: set[Subscription] = set()
+        self.task: asyncio.Task[None] | None = None
+        self.last_id = 0
+        self.seen: deque[int] = deque(maxlen=4 * OVERLAP)
+        self.executor = ThreadPoolExecutor(max_workers=1, thread_name_prefix="event-tail")
+
+    async def subscribe(self, types: frozenset[str]) -> Subscription:
+        """From now on every new event of these types (none named: all) reaches the subscription."""
+        subscription = Subscription(types)
+        if self.task is None or self.task.done():
+            self.last_id = await self.read(newest_id)
+            self.seen.clear()
+            self.task = asyncio.create_task(self.follow())
+        self.subscriptions.add(subscription)
+        return subscription
+
+    def unsubscribe(self, subscription: Subscription) -> None:
+        self.subscriptions.discard(subscription)
+        if not self.subscriptions and self.task is not None:
+            self.task.cancel()
+            self.task = None
+
+    def broadcast(self, event_type: EventType, data: EventData) -> None:
+        """Sends what is not stored (gpu_stats); it carries the newest stored id, so `since` stays true."""
+        timestamp = timezone.now().isoformat()
+        self.deliver([{"type": event_type, "id": self.last_id, "timestamp": timestamp, "data": data}])
+
+    def deliver(self, messages: Sequence[EventMessage]) -> None:
+        for message in messages:
+            for subscription in self.subscriptions:
+                subscription.offer(message)
+
+    async def follow(self) -> None:
+        while True:
+            try:
+                self.deliver(await self.read_new())
+            except Exception:
+                logger.exception("events could not be read, trying again")
+            await asyncio.sleep(POLL_SECONDS)
+
+    async def read_new(self) -> list[EventMessage]:
+        first = max(0, self.last_id - OVERLAP)
+        messages = await self.read(events_after, first, frozenset(self.seen), self.last_id)
+        self.seen.extend(message["id"] for message in messages)
+        self.last_id = max([self.last_id, *(message["id"] for message in messages)])
+        return messages
+
+    async def read(self, query: Callable[..., T], *arguments: object) -> T:
+        return await asyncio.get_running_loop().run_in_executor(self.executor, query, *arguments)
+
+    async def replay(self, since: int, until: int, types: frozenset[str]) -> list[EventMessage]:
+        """Stored events with since < id <= until, oldest first."""
+        messages: list[EventMessage] = await self.read(stored_between, since, until, types)
+        return messages
+
+
+def newest_id() -> int:
+    close_old_connections()
+    return Event.objects.aggregate(newest=Max("id"))["newest"] or 0
+
+
+def events_after(first: int, seen: frozenset[int], last: int) -> list[EventMessage]:
+    """New events, and older ids that were committed late. Ids that stood before the tail began are not late."""
+    close_old_connections()
+    rows = Event.objects.filter(id__gt=first).order_by("id")[: BATCH + OVERLAP]
+    return [
+        event_message(row) for row in rows if row.id not in seen and (row.id > last or (seen and row.id > min(seen)))
+    ]
+
+
+def stored_between(since: int, until: int, types: frozenset[str]) -> list[EventMessage]:
+    close_old_connections()
+    rows = Event.objects.filter(id__gt=since, id__lte=until).order_by("id")
+    if types:
+        rows = rows.filter(type__in=types)
+    return [event_message(row) for row in rows]
+
+
+tail = EventTail()

@@ -1,0 +1,239 @@
+"""The server behind `manage.py serve`: starts web and queue, watches them, ends everything on one Ctrl+C."""
+
+import ctypes
+import fcntl
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO, Any
+
+import httpx
+from django.conf import settings
+from django.core.management import CommandError, call_command
+from django.db import connections
+
+from ftproject.core.jobs import Job, active_jobs, enqueue_job, queued_jobs, reap_dead_jobs, requeue_job, stop_job
+from ftproject.core.storage import data_path, sweep_partials
+from ftproject.core.tasks import drain_flag
+
+START_SECONDS = 60
+PR_SET_PDEATHSIG = 1
+SHUTDOWN_REASON = "The server is shutting down"
+
+
+@contextmanager
+def sole_server(url: str) -> Iterator[None]:
+    """Holds the data directory: a second server on it would sweep the first one's half-written files."""
+    path = data_path("run", "serve.lock")
+    with path.open("a+") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise CommandError(
+                f"Another server uses {settings.DATA_DIR}: {running_server(lock) or 'starting up'}. "
+                "Use that one, stop it, or set QWEN3VL_DATA_DIR to another folder."
+            ) from None
+        lock.truncate(0)
+        lock.write(json.dumps({"url": url, "pid": os.getpid()}))
+        lock.flush()
+        try:
+            yield
+        finally:
+            lock.truncate(0)
+
+
+def running_server(lock: IO[str]) -> str | None:
+    """The address that the holder of the lock wrote into it."""
+    lock.seek(0)
+    try:
+        return str(json.loads(lock.read())["url"])
+    except (ValueError, KeyError):
+        return None
+
+
+def check_port(host: str, port: int) -> None:
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    with socket.socket(family, socket.SOCK_STREAM) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((host, port))
+        except OSError as exc:
+            raise CommandError(
+                f"Cannot listen on {host}:{port}: {exc.strerror}. Choose another with --port or QWEN3VL_PORT."
+            ) from None
+
+
+def prepare_data_dir(say: Callable[[str], object]) -> None:
+    """What must be true before anything serves: the schema is current, leftovers are gone, waiting runs have a bell."""
+    call_command("migrate", verbosity=0, interactive=False)
+    sweep_partials()
+    drain_flag().unlink(missing_ok=True)
+    for job in reap_dead_jobs():
+        say(f"  {job.name} had been cut off: it is `error` now, with the reason")
+    ring_bells()
+
+
+def ring_bells() -> None:
+    """A killed cluster leaves its prefetched messages locked for `retry` seconds, so the waiting runs get new ones."""
+    from django_q.models import OrmQ
+
+    OrmQ.objects.filter(key=settings.GPU_CLUSTER).delete()
+    for job in queued_jobs():
+        enqueue_job(job)
+
+
+class Child:
+    """One process of ours in its own session, told to end when this process dies."""
+
+    def __init__(self, name: str, argv: list[str], environment: dict[str, str]) -> None:
+        self.name = name
+        self.process = subprocess.Popen(
+            argv,
+            env={**os.environ, **environment},
+            stdin=subprocess.DEVNULL,
+            start_new_session=True,
+            preexec_fn=end_with_parent,  # noqa: PLW1509 - single-threaded here
+        )
+
+    def signal(self, number: signal.Signals) -> None:
+        if self.process.poll() is None:
+            self.process.send_signal(number)
+
+    def kill_group(self) -> None:
+        """Also what a killed cluster's main process leaves behind: sentinel, worker, pusher and monitor live on."""
+        try:
+            os.killpg(self.process.pid, signal.SIGKILL)
+        except ProcessLookupError:
+            return
+        self.process.wait()
+
+
+def end_with_parent() -> None:
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
+
+
+def web_child(host: str, port: int) -> Child:
+    argv = [sys.executable, "-m", "uvicorn", "ftproject.asgi:application", "--host", host, "--port", str(port)]
+    # Forwarded headers are the gate's to judge; uvicorn would believe them from loopback.
+    argv += ["--no-proxy-headers", "--no-access-log", "--log-level", "warning", "--timeout-graceful-shutdown", "5"]
+    return Child("web", argv, {"PYTHONPATH": import_path()})
+
+
+def queue_child() -> Child:
+    argv = [sys.executable, "-W", "ignore:Retry and timeout", str(Path(settings.BASE_DIR) / "manage.py"), "qcluster"]
+    # The environment variable is the only way: `qcluster -n` does nothing on Linux.
+    return Child("queue", argv, {"Q_CLUSTER_NAME": settings.GPU_CLUSTER, "PYTHONPATH": import_path()})
+
+
+def import_path() -> str:
+    return os.pathsep.join([str(settings.BASE_DIR), *filter(None, [os.environ.get("PYTHONPATH")])])
+
+
+class Server:
+    """Starts the children, waits for Ctrl+C or the death of one, ends them all."""
+
+    def __init__(self, host: str, port: int, say: Callable[[str], object]) -> None:
+        self.host, self.port, self.say = host, port, say
+        self.children: list[Child] = []
+        self.signals = 0
+
+    @property
+    def url(self) -> str:
+        host = self.host if self.host not in {"0.0.0.0", "::"} else "127.0.0.1"  # noqa: S104
+        return f"http://[{host}]:{self.port}" if ":" in host else f"http://{host}:{self.port}"
+
+    def run(self) -> int:
+        check_port(self.host, self.port)
+        with sole_server(self.url):
+            prepare_data_dir(self.say)
+            for number in (signal.SIGINT, signal.SIGTERM):
+                signal.signal(number, self.count_signal)
+            self.children = [web_child(self.host, self.port), queue_child()]
+            try:
+                failed = self.start() or self.watch()
+            finally:
+                self.end()
+        return 1 if failed else 0
+
+    def count_signal(self, *_: Any) -> None:
+        self.signals += 1
+        if self.signals > 1:
+            for child in self.children:
+                child.kill_group()
+
+    def start(self) -> bool:
+        """True when a child died or the web process did not answer in time."""
+        deadline = time.monotonic() + START_SECONDS
+        while not self.signals and time.monotonic() < deadline:
+            if self.dead_child():
+                return True
+            if answers(self.url):
+                self.greet()
+                return False
+            time.sleep(0.1)
+        return not self.signals
+
+    def greet(self) -> None:
+        self.say(f"Qwen3-VL fine-tuning {settings.VERSION} serves at {self.url}  (data in {settings.DATA_DIR})")
+        self.say(f"  API pages {self.url}/api/docs   admin {self.url}/admin/   events {self.url}/ws   end with Ctrl+C")
+
+    def watch(self) -> bool:
+        while not self.signals:
+            if self.dead_child():
+                return True
+            time.sleep(0.2)
+        return False
+
+    def dead_child(self) -> bool:
+        for child in self.children:
+            if child.process.poll() is not None:
+                self.say(
+                    f"The {child.name} process ended with code {child.process.returncode}; ending the other one too."
+                )
+                return True
+        return False
+
+    def end(self) -> None:
+        """Flag first, SIGTERM second, SIGKILL of the groups last; then the rows of what was killed are settled."""
+        drain_flag().touch()
+        stopped = stop_active_jobs()
+        if stopped:
+            self.say(f"Stopping: {', '.join(stopped)} saves its work (Ctrl+C again ends it at once) ...")
+        for child in self.children:
+            child.signal(signal.SIGTERM)
+        deadline = time.monotonic() + settings.STOP_GRACE_SECONDS
+        while time.monotonic() < deadline and any(child.process.poll() is None for child in self.children):
+            time.sleep(0.1)
+        for child in self.children:
+            child.kill_group()
+        connections.close_all()
+        reap_dead_jobs()
+        drain_flag().unlink(missing_ok=True)
+        self.say("Ended.")
+
+
+def answers(url: str) -> bool:
+    try:
+        return httpx.get(f"{url}/api/system/health", timeout=5, trust_env=False).status_code == 200
+    except httpx.HTTPError:
+        return False
+
+
+def stop_active_jobs() -> list[str]:
+    """A run that has not begun its work goes back to the queue, the others are asked to save."""
+    stopping = []
+    for job in active_jobs():
+        if job.status in {Job.Status.LOADING_MODEL, Job.Status.PREPARING_DATA}:
+            requeue_job(job, message="Waiting for the next start of the server")
+        elif job.status != Job.Status.STOPPING:
+            stop_job(job, reason=SHUTDOWN_REASON)
+            stopping.append(job.name)
+    return stopping
