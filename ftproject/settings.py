@@ -136,6 +136,7 @@ REST_FRAMEWORK = {
     "UNAUTHENTICATED_USER": None,
     "DEFAULT_PARSER_CLASSES": ["ftproject.core.parsers.StrictJSONParser"],
     "DEFAULT_RENDERER_CLASSES": ["rest_framework.renderers.JSONRenderer"],
+    "DEFAULT_CONTENT_NEGOTIATION_CLASS": "ftproject.core.negotiation.JsonAnyway",
     "DEFAULT_SCHEMA_CLASS": "ftproject.core.openapi.ProblemAutoSchema",
     "EXCEPTION_HANDLER": "ftproject.core.problem.exception_handler",
     "STRICT_JSON": True,
