@@ -66,9 +66,7 @@ def _warp(rng: RandomState, image: Image.Image) -> Image.Image:
     return image.transform(image.size, Image.Transform.MESH, mesh, Image.Resampling.BILINEAR)
 
 
-def _warped_cell(
-    shifts: NDArray[np.float64], row: int, column: int
-) -> tuple[tuple[int, int, int, int], list[float]]:
+def _warped_cell(shifts: NDArray[np.float64], row: int, column: int) -> tuple[tuple[int, int, int, int], list[float]]:
     """One cell of the warp: its target box, and the source corners in Pillow's order (NW, SW, SE, NE)."""
     step = _CANVAS // (_WARP_KNOTS - 1)
     corners = ((row, column), (row + 1, column), (row + 1, column + 1), (row, column + 1))

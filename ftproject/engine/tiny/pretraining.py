@@ -70,9 +70,7 @@ class TaskEncoder:
     def _prompt_ids(self, sample: DrawnSample) -> list[int]:
         picture = VISION_START + IMAGE_PAD * IMAGE_TOKENS + VISION_END
         pictures = picture * len(sample.images)
-        return self._text_ids(
-            f"<|im_start|>user\n{pictures}{sample.prompt}<|im_end|>\n<|im_start|>assistant\n"
-        )
+        return self._text_ids(f"<|im_start|>user\n{pictures}{sample.prompt}<|im_end|>\n<|im_start|>assistant\n")
 
     def _text_ids(self, text: str) -> list[int]:
         ids: list[int] = self._tokenizer(text)["input_ids"]
@@ -109,9 +107,7 @@ def pretrain(
     `on_progress` gets (finished steps, `steps`, loss) after each step.
     """
     encoder = TaskEncoder(tokenizer)
-    optimizer = torch.optim.AdamW(
-        model.parameters(), lr=PEAK_LEARNING_RATE, betas=(0.9, 0.98), weight_decay=0.01
-    )
+    optimizer = torch.optim.AdamW(model.parameters(), lr=PEAK_LEARNING_RATE, betas=(0.9, 0.98), weight_decay=0.01)
     loss_value = math.nan
     model.train()
     for step, samples in enumerate(_training_batches(steps)):
@@ -150,9 +146,7 @@ def score_tasks(
         return {task: _score_task(model, encoder, task, samples_per_task) for task in PROMPTS}
 
 
-def _score_task(
-    model: Qwen3VLForConditionalGeneration, encoder: TaskEncoder, task: TaskName, count: int
-) -> float:
+def _score_task(model: Qwen3VLForConditionalGeneration, encoder: TaskEncoder, task: TaskName, count: int) -> float:
     correct = 0
     for samples in _chunks(draw_sample(HELD_OUT_FIRST_INDEX + i, task) for i in range(count)):
         batch = encoder.encode(samples)

@@ -117,9 +117,7 @@ def test_writing_replaces_what_stood_there(tmp_path: Path) -> None:
     write_demo_csvs(tmp_path)
 
     for name in ("digits.csv", "shapes.csv"):
-        assert (tmp_path / name).read_bytes().count(b"\n") == (ASSETS / "demo" / name).read_bytes().count(
-            b"\n"
-        )
+        assert (tmp_path / name).read_bytes().count(b"\n") == (ASSETS / "demo" / name).read_bytes().count(b"\n")
 
 
 def test_the_committed_model_is_a_qwen3_vl_of_under_three_megabytes_with_its_card() -> None:

@@ -27,12 +27,8 @@ EXPECTED_FILES = {
 }
 
 
-def build(
-    folder: Path, *, steps: int = 2, seed: int = 0, threads: int = 1, held_out_per_task: int = 2
-) -> BuildReport:
-    return build_tiny_model(
-        folder, steps=steps, seed=seed, threads=threads, held_out_per_task=held_out_per_task
-    )
+def build(folder: Path, *, steps: int = 2, seed: int = 0, threads: int = 1, held_out_per_task: int = 2) -> BuildReport:
+    return build_tiny_model(folder, steps=steps, seed=seed, threads=threads, held_out_per_task=held_out_per_task)
 
 
 @pytest.fixture(scope="module")
@@ -56,9 +52,7 @@ def test_the_folder_loads_as_a_qwen3_vl_and_generates(report: BuildReport) -> No
     assert model.config.model_type == "qwen3_vl"
     assert model.num_parameters() == report.parameters
     assert output.shape[1] <= batch["input_ids"].shape[1] + 2
-    assert model.generation_config.eos_token_id == tokenizer.convert_tokens_to_ids(
-        ["<|im_end|>", "<|endoftext|>"]
-    )
+    assert model.generation_config.eos_token_id == tokenizer.convert_tokens_to_ids(["<|im_end|>", "<|endoftext|>"])
     assert model.generation_config.do_sample is False
 
 
@@ -88,9 +82,7 @@ def test_the_chat_template_stands_beside_the_tokenizer(report: BuildReport) -> N
     assert (report.output_dir / "chat_template.jinja").read_text(encoding="utf-8") == chat_template()
 
 
-def test_two_builds_of_one_seed_are_byte_identical_and_another_seed_is_not(
-    report: BuildReport, tmp_path: Path
-) -> None:
+def test_two_builds_of_one_seed_are_byte_identical_and_another_seed_is_not(report: BuildReport, tmp_path: Path) -> None:
     again, other = build(tmp_path / "again").output_dir, build(tmp_path / "other", seed=1).output_dir
     weights = "model.safetensors"
 

@@ -144,8 +144,6 @@ def test_a_text_part_that_carries_an_empty_image_key_stays_text(tokenizer: Any) 
         ({"role": "user", "content": [{"type": "audio"}]}, "Unknown content type: audio"),
     ],
 )
-def test_what_the_template_cannot_render_is_refused(
-    tokenizer: Any, message: dict[str, Any], complaint: str
-) -> None:
+def test_what_the_template_cannot_render_is_refused(tokenizer: Any, message: dict[str, Any], complaint: str) -> None:
     with pytest.raises(jinja2.TemplateError, match=complaint):
         tokenizer.apply_chat_template([message], tokenize=False)
