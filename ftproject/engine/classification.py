@@ -121,16 +121,12 @@ def _positive(labels: Sequence[str], wanted: str | None) -> str | None:
     if wanted is not None:
         found = parse_label(wanted, labels)
         if found is None:
-            raise ValueError(
-                f"positive_label {wanted!r} is none of the labels {', '.join(labels) or '(none)'}"
-            )
+            raise ValueError(f"positive_label {wanted!r} is none of the labels {', '.join(labels) or '(none)'}")
         return found
     return labels[-1] if len(labels) == 2 else None
 
 
-def _figures(
-    true: list[str], predicted: list[str], labels: list[str], positive: str | None
-) -> dict[str, Any]:
+def _figures(true: list[str], predicted: list[str], labels: list[str], positive: str | None) -> dict[str, Any]:
     if not true:
         empty = dict.fromkeys(("accuracy", "precision", "recall", "f1"))
         return {**empty, "confusion_matrix": [[0] * len(labels) for _ in labels], "per_class": []}

@@ -88,14 +88,10 @@ def _combination_problems(config: TrainingConfig) -> list[ConfigProblem]:
 def _lora_problems(lora: LoraSettings) -> list[ConfigProblem]:
     problems = []
     if not (lora.finetune_vision_layers or lora.finetune_language_layers):
-        message = (
-            "finetune_vision_layers and finetune_language_layers are both false: no part is left to train"
-        )
+        message = "finetune_vision_layers and finetune_language_layers are both false: no part is left to train"
         problems.append(ConfigProblem("lora_config.finetune_language_layers", "nothing_to_train", message))
     if not (lora.finetune_attention_modules or lora.finetune_mlp_modules):
-        message = (
-            "finetune_attention_modules and finetune_mlp_modules are both false: no module is left to train"
-        )
+        message = "finetune_attention_modules and finetune_mlp_modules are both false: no module is left to train"
         problems.append(ConfigProblem("lora_config.finetune_attention_modules", "nothing_to_train", message))
     return problems
 

@@ -52,9 +52,7 @@ def resolve_training_config(
     backend: str = "auto",
 ) -> EffectiveConfig:
     """The configuration that this device runs; raises ConfigError (model_needs_gpu, model_not_allowed)."""
-    name, path = resolve_model(
-        config.model.model_name, device, default_model=default_model, models_dir=models_dir
-    )
+    name, path = resolve_model(config.model.model_name, device, default_model=default_model, models_dir=models_dir)
     length = config.max_seq_length
     model = replace(
         config.model,

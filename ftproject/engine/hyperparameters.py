@@ -59,9 +59,7 @@ class SftSettings:
     """Supervised fine-tuning: the optimizer, its schedule, and what is logged and saved when."""
 
     per_device_train_batch_size: int = setting(2, min=1, max=1024, help="Rows in one forward pass.")
-    gradient_accumulation_steps: int = setting(
-        4, min=1, max=4096, help="Forward passes in one optimizer step."
-    )
+    gradient_accumulation_steps: int = setting(4, min=1, max=4096, help="Forward passes in one optimizer step.")
     learning_rate: float = setting(2e-4, exclusive_min=0.0, max=1.0, help="Peak learning rate.")
     max_steps: int = setting(30, min=1, max=10_000_000, help="Optimizer steps; not used with use_epochs.")
     warmup_steps: int = setting(5, min=0, max=1_000_000, help="Steps over which the learning rate rises.")
@@ -72,18 +70,12 @@ class SftSettings:
     )
     optim: str = setting("adamw_8bit", choices=OPTIMIZERS, help="Optimizer; 8-bit ones need a CUDA device.")
     logging_steps: int = setting(1, min=1, max=100_000, help="Steps between two logged losses.")
-    seed: int = setting(
-        3407, min=0, max=LARGEST_SEED, help="Seed of the adapter's weights and the row order."
-    )
+    seed: int = setting(3407, min=0, max=LARGEST_SEED, help="Seed of the adapter's weights and the row order.")
     fp16: bool = setting(False, help="Mixed precision in float16; needs a CUDA device.")
     bf16: bool = setting(True, help="Mixed precision in bfloat16; falls back where the device has none.")
     use_epochs: bool = setting(False, help="Train num_train_epochs instead of max_steps.")
-    num_train_epochs: float = setting(
-        1.0, exclusive_min=0.0, max=1000.0, help="Passes over the rows, with use_epochs."
-    )
-    gradient_checkpointing: bool | None = setting(
-        None, help="Trade time for memory; null decides by device and model."
-    )
+    num_train_epochs: float = setting(1.0, exclusive_min=0.0, max=1000.0, help="Passes over the rows, with use_epochs.")
+    gradient_checkpointing: bool | None = setting(None, help="Trade time for memory; null decides by device and model.")
     max_grad_norm: float = setting(1.0, min=0.0, max=1000.0, help="Gradient clipping; 0 turns it off.")
     eval_steps: int | None = setting(
         None,
@@ -153,9 +145,7 @@ class GenerationParams:
     top_p: float = setting(0.9, exclusive_min=0.0, max=1.0, help="Nucleus sampling: probability mass kept.")
     min_p: float = setting(0.0, min=0.0, max=1.0, help="Tokens below this part of the best one are dropped.")
     do_sample: bool = setting(True, help="Sample; false takes the most probable token each time.")
-    seed: int | None = setting(
-        None, min=0, max=LARGEST_SEED, help="Seed of the sampling; null: not repeatable."
-    )
+    seed: int | None = setting(None, min=0, max=LARGEST_SEED, help="Seed of the sampling; null: not repeatable.")
 
     @property
     def greedy(self) -> bool:

@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP")
 # A 20 kB PNG of 13000 x 13000 took 822 MB with Pillow's own limit, which only warns (measured).
 MAX_PIXELS = 40_000_000
+ORIENTATION_TAG = 0x0112
+SIDEWAYS = (5, 6, 7, 8)  # orientations that swap width and height
 _DATA_URI = re.compile(r"data:(?P<type>[\w.+-]+/[\w.+-]+)?(?P<params>(?:;[\w.+=-]+)*),", re.IGNORECASE)
 
 
@@ -31,7 +33,7 @@ class ImageError(ValueError):
 
 @dataclass(frozen=True)
 class ImageFacts:
-    """Size in pixels as stored (before EXIF orientation) and Pillow's name of the format."""
+    """Size in pixels once turned upright, and Pillow's name of the format."""
 
     width: int
     height: int
@@ -41,7 +43,10 @@ class ImageFacts:
 def inspect_image(source: bytes | Path) -> ImageFacts:
     """Format and size from the header, nothing decoded; raises ImageError as open_image does."""
     with _open_checked(source) as image:
-        return ImageFacts(image.width, image.height, str(image.format))
+        width, height = image.size
+        if _orientation(image) in SIDEWAYS:
+            width, height = height, width
+        return ImageFacts(width, height, str(image.format))
 
 
 def open_image(source: bytes | Path) -> Image.Image:
@@ -50,12 +55,11 @@ def open_image(source: bytes | Path) -> Image.Image:
     Of an animation, the first frame. Raises ImageError: image_missing, image_empty, image_unreadable,
     image_too_large, image_corrupt.
     """
-    from PIL import ImageOps
-
     with _open_checked(source) as image:
+        orientation = _orientation(image)
         try:
             image.load()
-            return _on_white(ImageOps.exif_transpose(image))
+            return _upright(_on_white(image), orientation)
         except (OSError, ValueError, SyntaxError, EOFError, MemoryError) as error:
             raise ImageError("image_corrupt", f"the image is damaged: {error}") from error
 
@@ -83,6 +87,33 @@ def _open_checked(source: bytes | Path) -> Image.Image:
         message = f"{image.width} x {image.height} is larger than {MAX_PIXELS:,} pixels"
         raise ImageError("image_too_large", message)
     return image
+
+
+def _orientation(image: Image.Image) -> int:
+    """EXIF orientation 1 to 8, from what stands before the pixels: asking a PNG for more would decode it."""
+    if "exif" not in image.info:
+        return 1
+    try:
+        orientation = image.getexif().get(ORIENTATION_TAG, 1)
+    except Exception:  # broken EXIF raises what its bytes happen to lead to
+        return 1
+    return orientation if orientation in range(1, 9) else 1
+
+
+def _upright(image: Image.Image, orientation: int) -> Image.Image:
+    from PIL import Image
+
+    turn = Image.Transpose
+    turns = {
+        2: turn.FLIP_LEFT_RIGHT,
+        3: turn.ROTATE_180,
+        4: turn.FLIP_TOP_BOTTOM,
+        5: turn.TRANSPOSE,
+        6: turn.ROTATE_270,
+        7: turn.TRANSVERSE,
+        8: turn.ROTATE_90,
+    }
+    return image.transpose(turns[orientation]) if orientation in turns else image
 
 
 def _on_white(image: Image.Image) -> Image.Image:

@@ -33,9 +33,7 @@ def row_group_keys(conversations: Sequence[Conversation]) -> list[str]:
         for other in digests[1:]:
             low, high = sorted((root(digests[0]), root(other)))
             parents[high] = low
-    return [
-        _digest(root(_digest(row.images[0]))) if row.images else row_group_key(row) for row in conversations
-    ]
+    return [_digest(root(_digest(row.images[0]))) if row.images else row_group_key(row) for row in conversations]
 
 
 def _digest(text: str) -> str:

@@ -113,6 +113,9 @@ class LoadedModel(Protocol):
     ) -> list[Generation]:
         """One answer per conversation, in order; `adapter` null answers with the base."""
 
+    def preload(self, conversations: Sequence[ResolvedConversation]) -> None:
+        """Prepares the images of coming conversations; may run in another thread, and never raises EngineError."""
+
     def ensure_adapter(self, path: Path) -> None:
         """Loads the adapter beside the base unless it is loaded already."""
 
@@ -152,3 +155,7 @@ class EngineError(RuntimeError):
 
 class TrainingError(EngineError):
     """A training run that cannot start or go on."""
+
+
+class RowError(EngineError):
+    """A row that cannot become model input: an unusable image, or more tokens than the model reads."""

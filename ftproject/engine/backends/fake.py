@@ -1,0 +1,137 @@
+"""An instant, deterministic backend for tests of what lies above the engine; never a default, computes nothing."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from ftproject.engine.adapters import CONFIG_FILE, PROVENANCE_FILE, WEIGHTS_FILE, read_adapter_info, write_adapter
+from ftproject.engine.backends.base import (
+    FinishReason,
+    Generation,
+    TrainingCallbacks,
+    TrainingJob,
+    TrainingProgress,
+    TrainingResult,
+)
+from ftproject.engine.configs import GenerationParams, to_dict
+from ftproject.engine.conversations import ResolvedConversation
+
+SAFETENSORS_WITHOUT_TENSORS = (2).to_bytes(8, "little") + b"{}"
+
+
+class FakeModel:
+    """Answers with the ground truth when an adapter is given, else with a digest of the prompt."""
+
+    device = "fake"
+
+    def __init__(self, model_name: str) -> None:
+        self.model_name = model_name
+
+    def preload(self, conversations: Sequence[ResolvedConversation]) -> None:
+        """Nothing to prepare."""
+
+    def ensure_adapter(self, path: Path) -> None:
+        """Raises AdapterError for a folder that no backend would load."""
+        read_adapter_info(path)
+
+    def generate(
+        self,
+        conversations: Sequence[ResolvedConversation],
+        params: GenerationParams,
+        *,
+        adapter: Path | None,
+        on_token: Callable[[str], None] | None = None,
+    ) -> list[Generation]:
+        """One answer per conversation, the same for the same input."""
+        if adapter is not None:
+            self.ensure_adapter(adapter)
+        return [self._answer(row, params, adapter, on_token) for row in conversations]
+
+    def _answer(
+        self,
+        row: ResolvedConversation,
+        params: GenerationParams,
+        adapter: Path | None,
+        on_token: Callable[[str], None] | None,
+    ) -> Generation:
+        conversation = row.conversation
+        seen = "\0".join([conversation.prompt, *conversation.images])
+        text = conversation.ground_truth if adapter else f"base {hashlib.sha256(seen.encode()).hexdigest()[:6]}"
+        words = text.split()
+        kept = words[: params.max_new_tokens]
+        for place, word in enumerate(kept):
+            if on_token is not None:
+                on_token(word if place == 0 else f" {word}")
+        reason: FinishReason = "stop" if len(kept) == len(words) else "length"
+        answer = text if reason == "stop" else " ".join(kept)
+        return Generation(answer, len(conversation.prompt.split()), len(kept), reason, 1.0)
+
+    def memory_mb(self) -> int:
+        """No memory worth counting."""
+        return 0
+
+
+class FakeBackend:
+    """Walks through the phases of a training and writes an adapter folder that reads back as one."""
+
+    name = "fake"
+
+    def train(self, job: TrainingJob, callbacks: TrainingCallbacks) -> TrainingResult:
+        """Reports a falling loss for each step, obeys should_stop, and trains nothing."""
+        sft = job.effective.config.sft
+        for warning in job.effective.warnings:
+            callbacks.on_warning(warning)
+        for phase in ("loading_model", "preparing_data", "training"):
+            callbacks.on_phase(phase, f"{phase} (fake)")
+        step, loss = 0, 4.0
+        while step < sft.max_steps:
+            step, loss = step + 1, 4.0 / (step + 1)
+            left = float(sft.max_steps - step)
+            callbacks.on_progress(TrainingProgress(step, sft.max_steps, 0.0, loss, sft.learning_rate, 1.0, None, left))
+            if callbacks.should_stop():
+                break
+        callbacks.on_phase("saving", "saving (fake)")
+        metrics: dict[str, float | None] = {"loss": loss, "train_loss": loss, "eval_loss": None}
+        write_adapter(job.adapter_dir, lambda folder: _fill(folder, job, metrics))
+        return TrainingResult(
+            adapter_path=job.adapter_dir,
+            steps=step,
+            total_steps=sft.max_steps,
+            stopped_early=step < sft.max_steps,
+            adapter_effective=True,
+            metrics=metrics,
+            skipped_rows=[],
+            warnings=list(job.effective.warnings),
+            duration_seconds=0.0,
+            peak_memory_mb=0,
+        )
+
+    def load(
+        self,
+        model_name: str,
+        model_path: str,
+        *,
+        load_in_4bit: bool | None = None,
+        min_pixels: int | None = None,
+        max_pixels: int | None = None,
+        max_seq_length: int | None = None,
+    ) -> FakeModel:
+        """A model that knows the answers."""
+        return FakeModel(model_name)
+
+
+def _fill(folder: Path, job: TrainingJob, metrics: dict[str, float | None]) -> None:
+    lora = job.effective.config.lora
+    config = {
+        "peft_type": "LORA",
+        "r": lora.r,
+        "lora_alpha": lora.lora_alpha,
+        "base_model_name_or_path": job.effective.model_name,
+    }
+    provenance = {"backend": "fake", "config": to_dict(job.effective.config), "metrics": metrics, **job.provenance}
+    (folder / CONFIG_FILE).write_text(json.dumps(config))
+    (folder / PROVENANCE_FILE).write_text(json.dumps(provenance, default=str))
+    (folder / WEIGHTS_FILE).write_bytes(SAFETENSORS_WITHOUT_TENSORS)

@@ -1,0 +1,78 @@
+"""Loads the processor (tokenizer + image processor) of a base model and holds the one pixel rule."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+
+@dataclass(frozen=True)
+class PixelRule:
+    """Between which areas (in pixels) every image is brought before it is cut into patches."""
+
+    min_pixels: int
+    max_pixels: int
+
+
+def load_processor(path: str | Path, *, min_pixels: int | None = None, max_pixels: int | None = None) -> Any:
+    """The Qwen3-VL processor of a model folder or hub id, with the pixel rule applied.
+
+    AutoProcessor where torchvision is installed; else the same processor without its video half, because only the
+    video processor needs torchvision. Both give equal tensors for images.
+    """
+    from transformers.utils import is_torchvision_available
+
+    if is_torchvision_available():
+        from transformers import AutoProcessor
+
+        processor = AutoProcessor.from_pretrained(str(path), trust_remote_code=False)
+    else:
+        processor = _image_only_processor().from_pretrained(str(path))
+    apply_pixel_rule(processor, min_pixels, max_pixels)
+    return processor
+
+
+def pixel_rule_of(processor: Any) -> PixelRule:
+    """The rule that a processor applies."""
+    size = processor.image_processor.size
+    return PixelRule(int(size["shortest_edge"]), int(size["longest_edge"]))
+
+
+def apply_pixel_rule(processor: Any, min_pixels: int | None, max_pixels: int | None) -> PixelRule:
+    """Sets the areas that are given, keeps the model's own for the rest, and returns what is in force.
+
+    A given bound wins over the model's other one: max_pixels below the model's minimum lowers that too.
+    """
+    own = pixel_rule_of(processor)
+    low = own.min_pixels if min_pixels is None else min_pixels
+    high = own.max_pixels if max_pixels is None else max_pixels
+    if low > high:
+        low, high = (low, low) if max_pixels is None else (high, high)
+    # Assigned as a new object: the image processor's class shares one mutable default among its instances.
+    size = processor.image_processor.size
+    processor.image_processor.size = type(size)(shortest_edge=low, longest_edge=high)
+    return PixelRule(low, high)
+
+
+def _image_only_processor() -> type[Any]:
+    """A Qwen3VLProcessor whose signature has no video processor; sub-processors are read from the signature."""
+    from transformers import Qwen3VLProcessor
+    from transformers.processing_utils import ProcessorMixin
+
+    class ImageOnlyQwen3VLProcessor(Qwen3VLProcessor):  # type: ignore[misc]
+        def __init__(
+            self, image_processor: Any = None, tokenizer: Any = None, chat_template: Any = None, **_: Any
+        ) -> None:
+            identifier = tokenizer.convert_tokens_to_ids
+            for name in ("image", "video"):
+                setattr(self, f"{name}_token", f"<|{name}_pad|>")
+                setattr(self, f"{name}_token_id", identifier(f"<|{name}_pad|>"))
+            for name in ("start", "end"):
+                setattr(self, f"vision_{name}_token", f"<|vision_{name}|>")
+                setattr(self, f"vision_{name}_token_id", identifier(f"<|vision_{name}|>"))
+            ProcessorMixin.__init__(self, image_processor, tokenizer, chat_template=chat_template)
+
+    # Saved files carry the ordinary processor_class, so that every other loader accepts them.
+    ImageOnlyQwen3VLProcessor.__name__ = "Qwen3VLProcessor"
+    return ImageOnlyQwen3VLProcessor

@@ -1,0 +1,218 @@
+"""A base model held in memory that answers with or without adapters, one caller at a time."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import OrderedDict
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from ftproject.engine.adapters import AdapterError, check_adapter_fits, read_adapter_info
+from ftproject.engine.backends.base import EngineError, FinishReason, Generation, RowError
+from ftproject.engine.configs import GenerationParams
+from ftproject.engine.conversations import ResolvedConversation
+from ftproject.engine.encoding import EncodedRow, PixelCache, RowEncoder, build_batch
+
+ADAPTERS_IN_MEMORY = 4
+
+
+class GenerationError(EngineError):
+    """An answer that cannot be generated."""
+
+
+class ResidentModel:
+    """Implements LoadedModel over a transformers model; base and adapters share one set of weights.
+
+    Switching adapters changes shared modules, so one lock is held around load, switch and generate.
+    """
+
+    def __init__(self, model: Any, processor: Any, *, model_name: str, device: str) -> None:
+        self.model_name = model_name
+        self.device = device
+        self.processor = processor
+        self._model = model
+        self._peft: Any = None
+        self._encoder = RowEncoder(processor)
+        self._pixels = PixelCache(processor)
+        self._adapters: OrderedDict[tuple[Path, int], str] = OrderedDict()
+        self._counter = 0
+        self._lock = threading.RLock()
+
+    def encode(self, conversation: ResolvedConversation) -> EncodedRow:
+        """The prompt's tokens, without an answer; raises RowError."""
+        row = self._encoder.encode(conversation, with_response=False)
+        limit = int(self._model.config.get_text_config().max_position_embeddings)
+        if len(row) > limit:
+            raise RowError("prompt_too_long", f"the prompt has {len(row)} tokens; the model reads {limit}")
+        return row
+
+    def preload(self, conversations: Sequence[ResolvedConversation]) -> None:
+        """Decodes and resizes the images of coming rows; needs no lock, errors are left to generate."""
+        for conversation in conversations:
+            for path in conversation.image_paths:
+                try:
+                    self._pixels.get(path)
+                except EngineError:
+                    continue
+
+    def generate(
+        self,
+        conversations: Sequence[ResolvedConversation],
+        params: GenerationParams,
+        *,
+        adapter: Path | None,
+        on_token: Callable[[str], None] | None = None,
+    ) -> list[Generation]:
+        """One answer per conversation, in order; `adapter` null answers with the base.
+
+        `on_token` gets the text as it comes and needs a single conversation. Raises RowError, AdapterError,
+        GenerationError.
+        """
+        if not conversations:
+            return []
+        if on_token is not None and len(conversations) != 1:
+            raise GenerationError("stream_one", "only one conversation can be streamed at a time")
+        rows = [self.encode(conversation) for conversation in conversations]
+        batch = build_batch(
+            rows,
+            self._pixels,
+            image_token_id=self.processor.image_token_id,
+            pad_token_id=self.processor.tokenizer.pad_token_id,
+            padding_side="left",
+            with_labels=False,
+        )
+        with self._lock, self._answering(adapter) as model:
+            started = time.perf_counter()
+            answers = self._run(model, batch, params, on_token)
+            spent = (time.perf_counter() - started) * 1000 / len(rows)
+        return [self._generation(row, ids, spent) for row, ids in zip(rows, answers, strict=True)]
+
+    def _run(
+        self,
+        model: Any,
+        batch: dict[str, Any],
+        params: GenerationParams,
+        on_token: Callable[[str], None] | None,
+    ) -> list[list[int]]:
+        import torch
+
+        inputs = {name: tensor.to(self.device) for name, tensor in batch.items()}
+        if "pixel_values" in inputs:
+            inputs["pixel_values"] = inputs["pixel_values"].to(self._model.dtype)
+        with torch.inference_mode(), torch.random.fork_rng(enabled=params.seed is not None):
+            if params.seed is not None:
+                torch.manual_seed(params.seed)
+            output = model.generate(
+                **inputs,
+                generation_config=self._generation_config(params),
+                streamer=None if on_token is None else _streamer(self.processor.tokenizer, on_token),
+            )
+        width = inputs["input_ids"].shape[1]
+        answers: list[list[int]] = output[:, width:].tolist()
+        return answers
+
+    def _generation_config(self, params: GenerationParams) -> Any:
+        """Every deciding field set: what is left out would come from the model's own generation_config.json."""
+        from transformers import GenerationConfig
+
+        sampling: dict[str, Any] = {"do_sample": False}
+        if not params.greedy:
+            sampling = {
+                "do_sample": True,
+                "temperature": params.temperature,
+                "top_p": params.top_p,
+                "min_p": params.min_p or None,
+                "top_k": 0,
+            }
+        return GenerationConfig(
+            max_new_tokens=params.max_new_tokens,
+            eos_token_id=sorted(self._end_ids()),
+            pad_token_id=self.processor.tokenizer.pad_token_id,
+            repetition_penalty=1.0,
+            num_beams=1,
+            **sampling,
+        )
+
+    def _end_ids(self) -> set[int]:
+        own = self._model.generation_config.eos_token_id
+        ids = set(own) if isinstance(own, list) else {own} - {None}
+        return ids | {self.processor.tokenizer.eos_token_id}
+
+    def _generation(self, row: EncodedRow, ids: list[int], time_ms: float) -> Generation:
+        """Cuts the padding that follows the end token; completion_tokens counts the end token, as vLLM does."""
+        ends = self._end_ids()
+        length = next((place + 1 for place, token in enumerate(ids) if token in ends), len(ids))
+        stopped = length > 0 and ids[length - 1] in ends
+        reason: FinishReason = "stop" if stopped else "length"
+        text = self.processor.tokenizer.decode(ids[:length], skip_special_tokens=True)
+        return Generation(text, len(row), length, reason, time_ms)
+
+    @contextmanager
+    def _answering(self, adapter: Path | None) -> Iterator[Any]:
+        """The model with exactly this adapter active; the lock must be held."""
+        if adapter is None:
+            if self._peft is None:
+                yield self._model
+            else:
+                with self._peft.disable_adapter():
+                    yield self._peft
+            return
+        self._peft_with(adapter)
+        yield self._peft
+
+    def ensure_adapter(self, path: Path) -> None:
+        """Loads the adapter beside the base unless it is loaded already; raises AdapterError."""
+        with self._lock:
+            self._peft_with(path)
+
+    def _peft_with(self, path: Path) -> None:
+        info = read_adapter_info(path)
+        if info.base_model_name != self.model_name:
+            message = f"{info.name} was trained on {info.base_model_name}, not on {self.model_name}"
+            raise AdapterError("adapter_base_mismatch", message)
+        # The time of writing is part of the key: a deleted adapter's path may come back with other weights.
+        key = (path.resolve(), path.stat().st_mtime_ns)
+        name = self._adapters.get(key) or self._load_adapter(path, key)
+        self._adapters.move_to_end(key)
+        self._peft.set_adapter(name)
+
+    def _load_adapter(self, path: Path, key: tuple[Path, int]) -> str:
+        from peft import PeftModel
+
+        check_adapter_fits(self._model, path)
+        self._counter += 1
+        name = f"adapter{self._counter}"
+        if self._peft is None:
+            self._peft = PeftModel.from_pretrained(self._model, str(path), adapter_name=name).eval()
+        else:
+            self._peft.load_adapter(str(path), adapter_name=name)
+        self._adapters[key] = name
+        while len(self._adapters) > ADAPTERS_IN_MEMORY:
+            _, oldest = self._adapters.popitem(last=False)
+            self._peft.delete_adapter(oldest)
+        return name
+
+    def memory_mb(self) -> int:
+        """Memory in use in MiB: of the CUDA device, else of this process."""
+        import psutil
+        import torch
+
+        if self.device != "cpu":
+            return int(torch.cuda.memory_allocated()) // 2**20
+        return int(psutil.Process().memory_info().rss) // 2**20
+
+
+def _streamer(tokenizer: Any, on_token: Callable[[str], None]) -> Any:
+    from transformers import TextStreamer
+
+    class CallbackStreamer(TextStreamer):  # type: ignore[misc]
+        """Hands finished pieces of text to a callback instead of printing them."""
+
+        def on_finalized_text(self, text: str, stream_end: bool = False) -> None:
+            if text:
+                on_token(text)
+
+    return CallbackStreamer(tokenizer, skip_prompt=True, skip_special_tokens=True)
