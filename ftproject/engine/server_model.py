@@ -1,0 +1,202 @@
+"""The one base model of a server process: loaded in a thread, adapters beside it, one request at a time."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import sys
+import threading
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from importlib import import_module
+from pathlib import Path
+from typing import Any, TypeVar
+
+import psutil
+
+from ftproject.engine.adapters import AdapterError
+from ftproject.engine.backends.base import EngineError, Generation, LoadedModel
+from ftproject.engine.configs import GenerationParams
+from ftproject.engine.conversations import ResolvedConversation
+from ftproject.engine.gpu import device_facts
+
+T = TypeVar("T")
+logger = logging.getLogger(__name__)
+
+STARTED, IMPORTED, ALMOST, DONE = 0, 20, 95, 100  # percent
+# The greater part of a small model's loading; done first so that growing memory afterwards means weights. Unsloth
+# must be imported before transformers, which it patches.
+HEAVY_IMPORTS = {
+    "transformers": ("torch", "transformers.models.qwen3_vl.modeling_qwen3_vl", "peft"),
+    "unsloth": ("unsloth",),
+}
+
+
+class CancelledGenerationError(RuntimeError):
+    """The client is gone: nobody reads this answer."""
+
+
+@dataclass(frozen=True)
+class ModelSpec:
+    """Which base model a server process holds, and how."""
+
+    name: str
+    path: str
+    backend: str
+    load_in_4bit: bool | None = None
+    min_pixels: int | None = None
+    max_pixels: int | None = None
+    max_seq_length: int | None = None
+
+
+def load_model(spec: ModelSpec) -> LoadedModel:
+    """The base model in memory; raises EngineError."""
+    from ftproject.engine.backends import get_backend
+
+    return get_backend(spec.backend, device_facts(), model_name=spec.name).load(
+        spec.name,
+        spec.path,
+        load_in_4bit=spec.load_in_4bit,
+        min_pixels=spec.min_pixels,
+        max_pixels=spec.max_pixels,
+        max_seq_length=spec.max_seq_length,
+    )
+
+
+class LoadProgress:
+    """How far loading is, in percent: an estimate from how much of the weights' size memory has grown."""
+
+    def __init__(self, path: str) -> None:
+        self.weight_bytes = sum(file.stat().st_size for file in Path(path).glob("*.safetensors"))
+        self.baseline: int | None = None
+        self.started_at = time.monotonic()
+        self.load_ms: float | None = None
+
+    def imported(self) -> None:
+        self.baseline = memory_bytes()
+
+    def finished(self) -> None:
+        self.load_ms = round((time.monotonic() - self.started_at) * 1000, 1)
+
+    @property
+    def percent(self) -> int:
+        if self.load_ms is not None:
+            return DONE
+        if self.baseline is None:
+            return STARTED
+        if not self.weight_bytes:  # a hub model that is still on its way
+            return IMPORTED
+        grown = max(0, memory_bytes() - self.baseline) / self.weight_bytes
+        return min(ALMOST, IMPORTED + int((ALMOST - IMPORTED) * grown))
+
+
+def memory_bytes() -> int:
+    """What torch holds on the GPU where it uses one, plus this process's resident memory."""
+    torch = sys.modules.get("torch")
+    cuda = getattr(torch, "cuda", None)  # None also while another thread is still importing torch
+    on_gpu = cuda.memory_allocated() if cuda is not None and cuda.is_initialized() else 0
+    return int(on_gpu + psutil.Process().memory_info().rss)
+
+
+class ServedModel:
+    """Everything that touches the model runs in one thread, in the order of asking."""
+
+    def __init__(
+        self, spec: ModelSpec, adapters_root: Path, load: Callable[[ModelSpec], LoadedModel] = load_model
+    ) -> None:
+        self.spec = spec
+        self.adapters_root = adapters_root
+        self.adapters: dict[str, Path] = {}
+        self.current: str | None = None
+        self.error: EngineError | None = None
+        self.progress = LoadProgress(spec.path)
+        self._load = load
+        self._model: LoadedModel | None = None
+        self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="model")
+        self._turn = asyncio.Lock()
+
+    def start_loading(self) -> None:
+        self._thread.submit(self._load_guarded)
+
+    def _load_guarded(self) -> None:
+        try:
+            for module in HEAVY_IMPORTS.get(self.spec.backend, ()):
+                import_module(module)
+            self.progress.imported()
+            self._model = self._load(self.spec)
+            self.progress.finished()
+            logger.info("%s loaded in %.0f ms", self.spec.name, self.progress.load_ms)
+        except Exception as error:
+            logger.exception("%s could not be loaded", self.spec.name)
+            self.error = describe_failure(error, "model_load_failed")
+
+    @property
+    def model(self) -> LoadedModel:
+        """The loaded model; raises EngineError model_loading, or why it could not be loaded."""
+        if self.error is not None:
+            raise self.error
+        if self._model is None:
+            raise EngineError("model_loading", f"{self.spec.name} is still loading")
+        return self._model
+
+    async def in_turn(self, work: Callable[[], T]) -> T:
+        """Runs `work` in the model's thread when all earlier requests are done."""
+        async with self._turn:
+            return await asyncio.get_running_loop().run_in_executor(self._thread, work)
+
+    def add_adapter(self, name: str, path: str) -> None:
+        """Loads an adapter folder below the adapters' root under a name; raises EngineError."""
+        folder = Path(path).resolve()
+        if not folder.is_relative_to(self.adapters_root.resolve()):
+            raise AdapterError("adapter_not_found", f"there is no adapter {name!r}")
+        self.model.ensure_adapter(folder)
+        self.adapters[name] = folder
+
+    def adapter_of(self, model: str) -> Path | None:
+        """The adapter that a request's `model` means, None for the base; raises EngineError model_not_found."""
+        if model == self.spec.name:
+            return None
+        if model not in self.adapters:
+            raise EngineError("model_not_found", f"the model {model!r} does not exist")
+        return self.adapters[model]
+
+    def generate(
+        self, conversation: ResolvedConversation, params: GenerationParams, model: str, gone: threading.Event
+    ) -> Generation:
+        """One answer; `gone` set ends it at the next token with CancelledGenerationError."""
+
+        def check(_: str) -> None:
+            if gone.is_set():
+                raise CancelledGenerationError(model)
+
+        check("")
+        adapter = self.adapter_of(model)
+        self.current = None if adapter is None else model
+        return self.model.generate([conversation], params, adapter=adapter, on_token=check)[0]
+
+    def status(self) -> dict[str, Any]:
+        """What `GET /status` answers; memory in MiB, times in milliseconds."""
+        model = self._model
+        mode = "base" if self.current is None else "finetuned"
+        return {
+            "loaded": model is not None,
+            "mode": mode if model else None,
+            "adapter": self.current,
+            "model_name": self.spec.name,
+            "device": model.device if model else None,
+            "memory_mb": model.memory_mb() if model else None,
+            "loading_percent": self.progress.percent,
+            "load_ms": self.progress.load_ms,
+            "error": None if self.error is None else {"code": self.error.code, "message": self.error.message},
+        }
+
+
+def describe_failure(error: Exception, code: str) -> EngineError:
+    """The failure without what only the log may say (paths, traces)."""
+    if isinstance(error, EngineError):
+        return error
+    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
+        return EngineError("out_of_memory", "the device has not enough free memory")
+    return EngineError(code, f"{type(error).__name__}; the model server's log has the details")
