@@ -16,6 +16,7 @@ from uuid import uuid4
 
 from ftproject.engine.backends.base import EngineError
 from ftproject.engine.models import PICKLES
+from ftproject.engine.processors import PixelRule
 
 CONFIG_FILE = "adapter_config.json"
 WEIGHTS_FILE = "adapter_model.safetensors"
@@ -39,6 +40,15 @@ class AdapterInfo:
     lora_alpha: int
     size_bytes: int
     provenance: dict[str, Any]
+
+    @property
+    def pixel_rule(self) -> PixelRule | None:
+        """The areas that images had in training; null for a folder of other origin."""
+        rule = self.provenance.get("pixel_rule")
+        try:
+            return PixelRule(int(rule["min_pixels"]), int(rule["max_pixels"])) if rule else None
+        except (KeyError, TypeError, ValueError) as error:
+            raise AdapterError("adapter_config_invalid", f"{self.name} has a damaged pixel_rule") from error
 
 
 def read_adapter_info(path: Path) -> AdapterInfo:

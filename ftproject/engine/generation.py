@@ -10,6 +10,7 @@ from pathlib import Path
 from ftproject.engine.backends.base import EngineError, Generation, LoadedModel, RowError, SkippedRow
 from ftproject.engine.configs import GenerationParams
 from ftproject.engine.conversations import ResolvedConversation
+from ftproject.engine.models import is_out_of_memory
 
 BatchDone = Callable[[list[tuple[ResolvedConversation, Generation]]], None]
 
@@ -51,7 +52,7 @@ def evaluate_rows(
                 break
             size = outcome.smallest_batch
             batch, coming = order[start : start + size], order[start + size : start + 2 * size]
-            prepared = preparer.submit(model.preload, coming)
+            prepared = preparer.submit(model.preload, coming, adapter=adapter)
             done = _answer(model, batch, params, adapter, outcome)
             prepared.result()
             on_batch(done)
@@ -74,21 +75,21 @@ def _answer(
     outcome: EvaluationOutcome,
 ) -> list[tuple[ResolvedConversation, Generation]]:
     """The batch's answers; split in halves on lack of memory, row by row when one of its rows is unusable."""
-    import torch
-
     try:
         return list(zip(batch, model.generate(batch, params, adapter=adapter), strict=True))
-    except torch.OutOfMemoryError as error:
-        if len(batch) == 1:
-            index = batch[0].conversation.index
-            raise EngineError("out_of_memory", f"row {index} alone does not fit into memory") from error
-        half = (len(batch) + 1) // 2
-        outcome.smallest_batch = min(outcome.smallest_batch, half)
     except RowError as error:
         if len(batch) == 1:
             outcome.failed.append(SkippedRow(batch[0].conversation.index, error.message))
             return []
         half = (len(batch) + 1) // 2
+    except RuntimeError as error:
+        if not is_out_of_memory(error):
+            raise
+        if len(batch) == 1:
+            index = batch[0].conversation.index
+            raise EngineError("out_of_memory", f"row {index} alone does not fit into memory") from error
+        half = (len(batch) + 1) // 2
+        outcome.smallest_batch = min(outcome.smallest_batch, half)
     _free_memory()
     parts = (batch[:half], batch[half:])
     return [answer for part in parts for answer in _answer(model, part, params, adapter, outcome)]

@@ -137,6 +137,23 @@ def load_base_model(path: str, *, device: str, load_in_4bit: bool = False) -> An
     return (model if quantised else model.to(device)).eval()
 
 
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an error means that device or machine memory ran out; the CPU allocator has no type of its own."""
+    import torch
+
+    return isinstance(error, torch.OutOfMemoryError | MemoryError) or "can't allocate memory" in str(error)
+
+
+def use_one_gpu() -> None:
+    """Shows torch one GPU only, unless a launcher started several processes; call before torch touches CUDA.
+
+    With several visible, Trainer would take nn.DataParallel, which TRL refuses.
+    """
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if "WORLD_SIZE" not in os.environ and visible != "":
+        os.environ["CUDA_VISIBLE_DEVICES"] = (visible or "0").split(",")[0]
+
+
 def _four_bit_config(dtype: Any) -> Any:
     from transformers import BitsAndBytesConfig
 

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import copy
 import threading
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -15,12 +16,25 @@ from ftproject.engine.backends.base import EngineError, FinishReason, Generation
 from ftproject.engine.configs import GenerationParams
 from ftproject.engine.conversations import ResolvedConversation
 from ftproject.engine.encoding import EncodedRow, PixelCache, RowEncoder, build_batch
+from ftproject.engine.processors import PixelRule, apply_pixel_rule, pixel_rule_of
 
 ADAPTERS_IN_MEMORY = 4
 
 
 class GenerationError(EngineError):
     """An answer that cannot be generated."""
+
+
+class ImageView:
+    """How images are seen under one pixel rule: the token counts and the cached pixels."""
+
+    def __init__(self, processor: Any, rule: PixelRule) -> None:
+        own = copy.copy(processor)
+        own.image_processor = copy.deepcopy(processor.image_processor)
+        apply_pixel_rule(own, rule.min_pixels, rule.max_pixels)
+        self.rule = rule
+        self.encoder = RowEncoder(own)
+        self.pixels = PixelCache(own)
 
 
 class ResidentModel:
@@ -35,28 +49,35 @@ class ResidentModel:
         self.processor = processor
         self._model = model
         self._peft: Any = None
-        self._encoder = RowEncoder(processor)
-        self._pixels = PixelCache(processor)
+        self._own_view = ImageView(processor, pixel_rule_of(processor))
+        self._views: dict[PixelRule, ImageView] = {self._own_view.rule: self._own_view}
         self._adapters: OrderedDict[tuple[Path, int], str] = OrderedDict()
         self._counter = 0
         self._lock = threading.RLock()
 
-    def encode(self, conversation: ResolvedConversation) -> EncodedRow:
+    def encode(self, conversation: ResolvedConversation, *, adapter: Path | None = None) -> EncodedRow:
         """The prompt's tokens, without an answer; raises RowError."""
-        row = self._encoder.encode(conversation, with_response=False)
+        row = self._view_of(adapter).encoder.encode(conversation, with_response=False)
         limit = int(self._model.config.get_text_config().max_position_embeddings)
         if len(row) > limit:
             raise RowError("prompt_too_long", f"the prompt has {len(row)} tokens; the model reads {limit}")
         return row
 
-    def preload(self, conversations: Sequence[ResolvedConversation]) -> None:
+    def preload(self, conversations: Sequence[ResolvedConversation], *, adapter: Path | None = None) -> None:
         """Decodes and resizes the images of coming rows; needs no lock, errors are left to generate."""
-        for conversation in conversations:
-            for path in conversation.image_paths:
-                try:
-                    self._pixels.get(path)
-                except EngineError:
-                    continue
+        with suppress(EngineError):
+            view = self._view_of(adapter)
+            for conversation in conversations:
+                for path in conversation.image_paths:
+                    with suppress(EngineError):
+                        view.pixels.get(path)
+
+    def _view_of(self, adapter: Path | None) -> ImageView:
+        """Images as the adapter saw them in training; the base sees them by the rule it was loaded with."""
+        rule = read_adapter_info(adapter).pixel_rule if adapter else None
+        if rule is None:
+            return self._own_view
+        return self._views.setdefault(rule, ImageView(self.processor, rule))
 
     def generate(
         self,
@@ -68,23 +89,23 @@ class ResidentModel:
     ) -> list[Generation]:
         """One answer per conversation, in order; `adapter` null answers with the base.
 
-        `on_token` gets the text as it comes and needs a single conversation. Raises RowError, AdapterError,
-        GenerationError.
+        `on_token` gets the text as it comes and needs a single conversation; what it raises ends the generation.
+        Raises RowError, AdapterError, GenerationError.
         """
         if not conversations:
             return []
         if on_token is not None and len(conversations) != 1:
             raise GenerationError("stream_one", "only one conversation can be streamed at a time")
-        rows = [self.encode(conversation) for conversation in conversations]
-        batch = build_batch(
-            rows,
-            self._pixels,
-            image_token_id=self.processor.image_token_id,
-            pad_token_id=self.processor.tokenizer.pad_token_id,
-            padding_side="left",
-            with_labels=False,
-        )
         with self._lock, self._answering(adapter) as model:
+            rows = [self.encode(conversation, adapter=adapter) for conversation in conversations]
+            batch = build_batch(
+                rows,
+                self._view_of(adapter).pixels,
+                image_token_id=self.processor.image_token_id,
+                pad_token_id=self.processor.tokenizer.pad_token_id,
+                padding_side="left",
+                with_labels=False,
+            )
             started = time.perf_counter()
             answers = self._run(model, batch, params, on_token)
             spent = (time.perf_counter() - started) * 1000 / len(rows)

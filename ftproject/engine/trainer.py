@@ -107,11 +107,12 @@ def build_trainer(
 ) -> Any:
     """An SFTTrainer over row positions 0..train_rows-1, held-out rows following; it reports to `callbacks`."""
     from transformers import EarlyStoppingCallback
+    from transformers.trainer_callback import PrinterCallback
 
     trainer_callbacks: list[Any] = [_reporter(callbacks)]
     if sft.early_stopping_patience is not None and arguments.eval_strategy != "no":
         trainer_callbacks.append(EarlyStoppingCallback(sft.early_stopping_patience))
-    return _trainer_class()(
+    trainer = _trainer_class()(
         model=model,
         args=arguments,
         train_dataset=row_dataset(train_rows),
@@ -120,6 +121,8 @@ def build_trainer(
         data_collator=collator,
         callbacks=trainer_callbacks,
     )
+    trainer.remove_callback(PrinterCallback)  # what it prints is what the callbacks are told
+    return trainer
 
 
 def _trainer_class() -> type[Any]:
@@ -168,7 +171,6 @@ def _reporter(callbacks: TrainingCallbacks) -> Any:
 
         started_at = 0.0
         first_step = 0
-        stop_wanted = False
 
         def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
             self.started_at = time.monotonic()
@@ -176,27 +178,27 @@ def _reporter(callbacks: TrainingCallbacks) -> Any:
 
         def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
             if callbacks.should_stop():
-                self.stop_wanted = True
                 control.should_training_stop = True
                 control.should_save = True  # a checkpoint, so that the run can be resumed
+            if not control.should_log:
+                callbacks.on_progress(self._progress(state, {}))
 
         def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, float], **_: Any) -> None:
-            if not {"loss", "eval_loss"} & logs.keys():
-                return
+            if {"loss", "eval_loss"} & logs.keys():
+                callbacks.on_progress(self._progress(state, logs))
+
+        def _progress(self, state: Any, logs: dict[str, float]) -> TrainingProgress:
             done = state.global_step - self.first_step
             elapsed = time.monotonic() - self.started_at
-            left = state.max_steps - state.global_step
-            callbacks.on_progress(
-                TrainingProgress(
-                    step=state.global_step,
-                    total_steps=state.max_steps,
-                    epoch=state.epoch,
-                    loss=logs.get("loss"),
-                    learning_rate=logs.get("learning_rate"),
-                    grad_norm=logs.get("grad_norm"),
-                    eval_loss=logs.get("eval_loss"),
-                    eta_seconds=elapsed / done * left if done else None,
-                )
+            return TrainingProgress(
+                step=state.global_step,
+                total_steps=state.max_steps,
+                epoch=state.epoch,
+                loss=logs.get("loss"),
+                learning_rate=logs.get("learning_rate"),
+                grad_norm=logs.get("grad_norm"),
+                eval_loss=logs.get("eval_loss"),
+                eta_seconds=elapsed / done * (state.max_steps - state.global_step) if done else None,
             )
 
     return Reporter()

@@ -23,6 +23,7 @@ from ftproject.engine.configs import DeviceFacts, EffectiveConfig, to_dict
 from ftproject.engine.conversations import ResolvedConversation
 from ftproject.engine.encoding import EncodedRow, PixelCache, RowEncoder, build_batch
 from ftproject.engine.gpu import device_facts
+from ftproject.engine.models import is_out_of_memory, use_one_gpu
 from ftproject.engine.processors import pixel_rule_of
 from ftproject.engine.trainer import build_trainer, trainer_arguments
 
@@ -65,6 +66,7 @@ def run_training(
 ) -> TrainingResult:
     """Trains with the model that `build` makes; the adapter folder appears complete or not at all."""
     started = time.monotonic()
+    use_one_gpu()
     for warning in job.effective.warnings:
         callbacks.on_warning(warning)
     with _out_of_memory_named():
@@ -270,10 +272,10 @@ def peak_memory_mb() -> int:
 
 @contextmanager
 def _out_of_memory_named() -> Iterator[None]:
-    import torch
-
     try:
         yield
-    except torch.OutOfMemoryError as error:
+    except (RuntimeError, MemoryError) as error:
+        if not is_out_of_memory(error):
+            raise
         advice = "lower per_device_train_batch_size (raise gradient_accumulation_steps), max_seq_length or max_pixels"
         raise TrainingError("out_of_memory", f"the device ran out of memory; {advice}") from error

@@ -32,7 +32,10 @@ class TrainingJob:
 
 @dataclass(frozen=True)
 class TrainingProgress:
-    """Where training stands after a logged step; `eta_seconds` counts from now."""
+    """Where training stands after a step; `eta_seconds` counts from now.
+
+    Loss, learning rate and gradient norm are null between logged steps; `eval_loss` is set only when it was measured.
+    """
 
     step: int
     total_steps: int
@@ -84,10 +87,10 @@ class TrainingCallbacks(Protocol):
     """What a training run tells its caller, and the one thing it asks."""
 
     def on_phase(self, phase: str, message: str) -> None:
-        """A phase began: loading_model, preparing_data, training, saving, verifying."""
+        """A phase began: loading_model, preparing_data, training, saving."""
 
     def on_progress(self, progress: TrainingProgress) -> None:
-        """A step was logged."""
+        """A step was done, or a held-out loss measured."""
 
     def on_warning(self, message: str) -> None:
         """Something differs from what was asked."""
@@ -113,7 +116,7 @@ class LoadedModel(Protocol):
     ) -> list[Generation]:
         """One answer per conversation, in order; `adapter` null answers with the base."""
 
-    def preload(self, conversations: Sequence[ResolvedConversation]) -> None:
+    def preload(self, conversations: Sequence[ResolvedConversation], *, adapter: Path | None = None) -> None:
         """Prepares the images of coming conversations; may run in another thread, and never raises EngineError."""
 
     def ensure_adapter(self, path: Path) -> None:

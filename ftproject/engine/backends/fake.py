@@ -30,7 +30,7 @@ class FakeModel:
     def __init__(self, model_name: str) -> None:
         self.model_name = model_name
 
-    def preload(self, conversations: Sequence[ResolvedConversation]) -> None:
+    def preload(self, conversations: Sequence[ResolvedConversation], *, adapter: Path | None = None) -> None:
         """Nothing to prepare."""
 
     def ensure_adapter(self, path: Path) -> None:
