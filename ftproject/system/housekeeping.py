@@ -6,12 +6,13 @@ import time
 from collections.abc import Callable
 from datetime import timedelta
 
+from django.conf import settings
 from django.db import close_old_connections
 from django.utils import timezone
-from inference_app.model_server import model_server
 
 from ftproject.core.events import prune_events
 from ftproject.core.jobs import active_jobs, enqueue_job, queued_jobs, reap_dead_jobs
+from inference_app.model_server import model_server
 
 logger = logging.getLogger(__name__)
 
@@ -67,8 +68,12 @@ def run_duty(name: str, duty: Callable[[], object]) -> None:
 
 def ring_forgotten_bell() -> None:
     """Enqueues again when jobs wait and nothing runs: a killed cluster takes its prefetched messages with it."""
+    from django_q.models import OrmQ
+
+    now = timezone.now()
     waiting = queued_jobs()
-    if waiting and not active_jobs() and waiting[0].created_at < timezone.now() - timedelta(seconds=BELL_SECONDS):
+    forgotten = waiting and not active_jobs() and waiting[0].created_at < now - timedelta(seconds=BELL_SECONDS)
+    if forgotten and not OrmQ.objects.filter(key=settings.GPU_CLUSTER, lock__lte=now).exists():
         enqueue_job(waiting[0])
 
 
