@@ -43,7 +43,13 @@ class TrainingRun(Job):
         abstract = False
 
     def on_end(self) -> None:
-        """Publishes training_complete or training_error."""
+        """Publishes the last training_status, then training_complete or training_error."""
+        publish(
+            "training_status",
+            {"run_id": self.pk, "status": str(self.status), "message": self.message},
+            run_kind=self.KIND,
+            run_id=self.pk,
+        )
         if self.status == self.Status.ERROR:
             publish(
                 "training_error",

@@ -2,6 +2,11 @@
 
 from rest_framework.routers import SimpleRouter
 
+from training_app.views import AdapterViewSet, TrainingRunViewSet, TrainingViewSet
+
 
 def register(router: SimpleRouter) -> None:
     """Adds this app's view sets to the one router."""
+    router.register("api/training/runs", TrainingRunViewSet, basename="training-runs")
+    router.register("api/training/adapters", AdapterViewSet, basename="adapters")
+    router.register("api/training", TrainingViewSet, basename="training")
