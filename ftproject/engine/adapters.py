@@ -94,8 +94,7 @@ def write_adapter(target: Path, fill: Callable[[Path], None]) -> None:
 
     Nothing is left when `fill` fails. Raises AdapterError adapter_exists when the name is taken.
     """
-    if target.exists():
-        raise AdapterError("adapter_exists", f"an adapter {target.name!r} exists already")
+    require_free_name(target)
     partial = target.parent / f"{PARTIAL_PREFIX}{target.name}-{uuid4().hex[:8]}"
     partial.mkdir(parents=True)
     try:
@@ -106,6 +105,12 @@ def write_adapter(target: Path, fill: Callable[[Path], None]) -> None:
         shutil.rmtree(partial, ignore_errors=True)
         raise
     _sync(target.parent)
+
+
+def require_free_name(target: Path) -> None:
+    """Raises AdapterError adapter_exists when the name is taken."""
+    if target.exists():
+        raise AdapterError("adapter_exists", f"an adapter {target.name!r} exists already")
 
 
 def sync_folder(folder: Path) -> None:

@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from ftproject.engine.adapters import save_adapter
+from ftproject.engine.adapters import require_free_name, save_adapter
 from ftproject.engine.backends.base import (
     RowError,
     SkippedRow,
@@ -66,6 +66,7 @@ def run_training(
 ) -> TrainingResult:
     """Trains with the model that `build` makes; the adapter folder appears complete or not at all."""
     started = time.monotonic()
+    require_free_name(job.adapter_dir)  # known before hours of training, not after
     use_one_gpu()
     for warning in job.effective.warnings:
         callbacks.on_warning(warning)

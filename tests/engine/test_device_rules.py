@@ -1,0 +1,142 @@
+"""What a request becomes on this machine, decided without torch: model, precision, optimizer, backend."""
+
+from pathlib import Path
+
+import pytest
+
+from ftproject.engine.configs import (
+    GPU_MODEL_NAME,
+    TINY_MODEL_NAME,
+    TINY_MODEL_PATH,
+    ConfigError,
+    DeviceFacts,
+    EffectiveConfig,
+    choose_backend,
+    parse_training_config,
+    resolve_model,
+    resolve_training_config,
+)
+from tests.engine.support import CPU, GPU, OLD_GPU
+
+
+def resolve(body: dict[str, object], device: DeviceFacts, folder: Path) -> EffectiveConfig:
+    return resolve_training_config(parse_training_config(body), device, models_dir=folder)
+
+
+def error_of(name: str, device: DeviceFacts, folder: Path) -> ConfigError:
+    with pytest.raises(ConfigError) as caught:
+        resolve_model(name, device, models_dir=folder)
+    return caught.value
+
+
+def test_without_cuda_the_default_is_the_bundled_tiny_model_in_float32(tmp_path: Path) -> None:
+    effective = resolve({}, CPU, tmp_path)
+    sft = effective.config.sft
+    assert (effective.model_name, effective.model_path) == (TINY_MODEL_NAME, str(TINY_MODEL_PATH))
+    assert (sft.bf16, sft.fp16, sft.optim) == (False, False, "adamw_torch")
+    assert effective.backend == "transformers"
+    assert effective.config.model.load_in_4bit is False
+    assert sft.gradient_checkpointing is False
+    assert len(effective.warnings) == 2
+    assert "float32" in effective.warnings[0]
+    assert "adamw_torch" in effective.warnings[1]
+
+
+def test_with_cuda_the_default_is_the_documents_model_as_asked_for(tmp_path: Path) -> None:
+    effective = resolve({}, GPU, tmp_path)
+    assert effective.model_name == effective.model_path == GPU_MODEL_NAME
+    assert effective.config.model.load_in_4bit is True
+    assert effective.config.sft.gradient_checkpointing is True
+    assert (effective.config.sft.bf16, effective.config.sft.optim) == (True, "adamw_8bit")
+    assert effective.warnings == []
+
+
+def test_a_gpu_without_bfloat16_trains_in_float16_and_says_so(tmp_path: Path) -> None:
+    effective = resolve({}, OLD_GPU, tmp_path)
+    assert (effective.config.sft.bf16, effective.config.sft.fp16) == (False, True)
+    assert "Tesla T4" in effective.warnings[0]
+
+
+def test_fp16_and_four_bit_on_a_cpu_are_changed_or_warned_about(tmp_path: Path) -> None:
+    body = {"model_config_data": {"load_in_4bit": True}, "sft_config": {"fp16": True, "optim": "adamw_torch"}}
+    effective = resolve(body, CPU, tmp_path)
+    assert effective.config.sft.fp16 is False
+    assert effective.config.model.load_in_4bit is True
+    assert [word for word in ("fp16", "load_in_4bit") if any(word in w for w in effective.warnings)] == [
+        "fp16",
+        "load_in_4bit",
+    ]
+
+
+def test_a_warm_up_longer_than_the_training_is_warned_about(tmp_path: Path) -> None:
+    effective = resolve({"sft_config": {"max_steps": 5, "warmup_steps": 5}}, GPU, tmp_path)
+    assert "never reaches its peak" in effective.warnings[0]
+
+
+def test_a_resolved_configuration_resolves_to_itself(tmp_path: Path) -> None:
+    once = resolve({"sft_config": {"max_seq_length": 300}}, CPU, tmp_path)
+    twice = resolve_training_config(once.config, CPU, models_dir=tmp_path)
+    assert twice.config == once.config
+    assert twice.warnings == []
+
+
+@pytest.mark.parametrize("name", [GPU_MODEL_NAME, "Qwen/Qwen3-VL-2B-Instruct"])
+def test_a_hub_model_without_cuda_is_refused_with_what_to_do(name: str, tmp_path: Path) -> None:
+    error = error_of(name, CPU, tmp_path)
+    assert error.code == "model_needs_gpu"
+    assert error.hint == "omit model_name or use tiny-qwen3-vl"
+    assert error.problems[0].field == "model_config_data.model_name"
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "meta-llama/Llama-3",
+        "evil/Qwen3-VL-8B",
+        "Qwen/Qwen3-VL-2B/../../etc",
+        "../secret",
+        "..",
+        ".",
+        "/etc",
+        "a\0b",
+        "x" * 4000,
+        "tiny-qwen3-vl/",
+        "UNSLOTH/Qwen3-VL-8B",
+    ],
+)
+def test_a_name_off_the_allow_list_is_refused(name: str, tmp_path: Path) -> None:
+    (tmp_path.parent / "secret").mkdir(exist_ok=True)
+    assert error_of(name, GPU, tmp_path).code == "model_not_allowed"
+
+
+def test_a_folder_directly_under_the_models_directory_is_allowed_by_name_or_path(tmp_path: Path) -> None:
+    models = tmp_path / "models"
+    (models / "mine" / "inner").mkdir(parents=True)
+    assert resolve_model("mine", CPU, models_dir=models) == ("mine", str(models / "mine"))
+    assert resolve_model(str(models / "mine"), CPU, models_dir=models)[0] == "mine"
+    assert error_of("mine/inner", CPU, models).code == "model_not_allowed"
+
+
+def test_a_link_out_of_the_models_directory_is_refused(tmp_path: Path) -> None:
+    models = tmp_path / "models"
+    models.mkdir()
+    (tmp_path / "outside").mkdir()
+    (models / "link").symlink_to(tmp_path / "outside")
+    assert error_of("link", CPU, models).code == "model_not_allowed"
+
+
+def test_a_configured_default_model_is_taken_when_none_is_named(tmp_path: Path) -> None:
+    name, _ = resolve_model(None, GPU, default_model="Qwen/Qwen3-VL-4B-Instruct", models_dir=tmp_path)
+    assert name == "Qwen/Qwen3-VL-4B-Instruct"
+
+
+def test_auto_takes_unsloth_only_on_cuda_where_it_is_installed(monkeypatch: pytest.MonkeyPatch) -> None:
+    import importlib.util
+
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: object() if name == "unsloth" else None)
+    assert choose_backend("auto", GPU, GPU_MODEL_NAME) == "unsloth"
+    assert choose_backend("auto", GPU, TINY_MODEL_NAME) == "transformers"
+    assert choose_backend("auto", CPU, GPU_MODEL_NAME) == "transformers"
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    assert choose_backend("auto", GPU, GPU_MODEL_NAME) == "transformers"
+    assert choose_backend("fake", CPU, TINY_MODEL_NAME) == "fake"
