@@ -9,7 +9,7 @@ from ftproject.core.storage import datasets_dir
 
 
 class Dataset(models.Model):
-    """One uploaded table. Its rows lie in a Parquet file of text columns named by the upload's sha256; the row never changes."""
+    """One uploaded table. Its rows lie in a Parquet file of text columns named by the sha256 of the upload."""
 
     filename = models.CharField(max_length=255)
     sha256 = models.CharField(max_length=64, unique=True)

@@ -2,6 +2,9 @@
 
 from rest_framework.routers import SimpleRouter
 
+from datasets_app.views import DatasetViewSet
+
 
 def register(router: SimpleRouter) -> None:
     """Adds this app's view sets to the one router."""
+    router.register("api/datasets", DatasetViewSet, basename="datasets")
