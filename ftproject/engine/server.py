@@ -59,8 +59,6 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--adapters", type=Path, required=True, help="the only folder that adapters may lie in")
     parser.add_argument("--backend", default="auto")
     parser.add_argument("--load-in-4bit", action=argparse.BooleanOptionalAction)
-    parser.add_argument("--min-pixels", type=int)
-    parser.add_argument("--max-pixels", type=int)
     parser.add_argument("--max-seq-length", type=int)
     parser.add_argument("--parent", type=int, help="pid whose death ends this process")
     return parser.parse_args(argv)
@@ -72,8 +70,6 @@ def read_spec(arguments: argparse.Namespace) -> ModelSpec:
         path=arguments.model,
         backend=choose_backend(arguments.backend, device_facts(), arguments.model_name),
         load_in_4bit=arguments.load_in_4bit,
-        min_pixels=arguments.min_pixels,
-        max_pixels=arguments.max_pixels,
         max_seq_length=arguments.max_seq_length,
     )
 

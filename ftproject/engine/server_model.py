@@ -25,11 +25,11 @@ from ftproject.engine.gpu import device_facts
 T = TypeVar("T")
 logger = logging.getLogger(__name__)
 
-STARTED, IMPORTED, ALMOST, DONE = 0, 20, 95, 100  # percent
+PER_IMPORT, ALMOST, DONE = 10, 95, 100  # percent
 # The greater part of a small model's loading; done first so that growing memory afterwards means weights. Unsloth
 # must be imported before transformers, which it patches.
 HEAVY_IMPORTS = {
-    "transformers": ("torch", "transformers.models.qwen3_vl.modeling_qwen3_vl", "peft"),
+    "transformers": ("torch", "transformers.models.qwen3_vl.modeling_qwen3_vl"),
     "unsloth": ("unsloth",),
 }
 
@@ -46,8 +46,6 @@ class ModelSpec:
     path: str
     backend: str
     load_in_4bit: bool | None = None
-    min_pixels: int | None = None
-    max_pixels: int | None = None
     max_seq_length: int | None = None
 
 
@@ -59,8 +57,6 @@ def load_model(spec: ModelSpec) -> LoadedModel:
         spec.name,
         spec.path,
         load_in_4bit=spec.load_in_4bit,
-        min_pixels=spec.min_pixels,
-        max_pixels=spec.max_pixels,
         max_seq_length=spec.max_seq_length,
     )
 
@@ -70,6 +66,7 @@ class LoadProgress:
 
     def __init__(self, path: str) -> None:
         self.weight_bytes = sum(file.stat().st_size for file in Path(path).glob("*.safetensors"))
+        self.imports = 0
         self.baseline: int | None = None
         self.started_at = time.monotonic()
         self.load_ms: float | None = None
@@ -84,12 +81,11 @@ class LoadProgress:
     def percent(self) -> int:
         if self.load_ms is not None:
             return DONE
-        if self.baseline is None:
-            return STARTED
-        if not self.weight_bytes:  # a hub model that is still on its way
-            return IMPORTED
+        imported = PER_IMPORT * self.imports
+        if self.baseline is None or not self.weight_bytes:  # no files yet: a hub model that is still on its way
+            return imported
         grown = max(0, memory_bytes() - self.baseline) / self.weight_bytes
-        return min(ALMOST, IMPORTED + int((ALMOST - IMPORTED) * grown))
+        return min(ALMOST, imported + int((ALMOST - imported) * grown))
 
 
 def memory_bytes() -> int:
@@ -124,6 +120,7 @@ class ServedModel:
         try:
             for module in HEAVY_IMPORTS.get(self.spec.backend, ()):
                 import_module(module)
+                self.progress.imports += 1
             self.progress.imported()
             self._model = self._load(self.spec)
             self.progress.finished()

@@ -1,0 +1,61 @@
+"""Reads about the installation itself: is it well, what does it compute with, what is loaded."""
+
+import logging
+from functools import cache
+from typing import Any
+
+from django.conf import settings
+from django.db import DatabaseError, connection
+
+from ftproject.core.errors import UnavailableError
+from ftproject.core.lease import lease_holder
+from ftproject.core.queue import queue_worker_seen
+from ftproject.core.storage import models_dir
+from ftproject.engine.configs import ConfigError, DeviceFacts, resolve_model
+from ftproject.engine.gpu import device_facts
+from inference_app.model_server import model_server
+
+logger = logging.getLogger(__name__)
+
+
+def get_health() -> dict[str, Any]:
+    """200 without a queue worker, which is named beside it; 503 without the database, without which nothing works."""
+    device = this_device()
+    return {
+        "status": "ok",
+        "version": settings.VERSION,
+        "database": check_database(),
+        "queue_worker": queue_worker_seen(),
+        "device": (device.name or "cuda") if device.cuda else "cpu",
+        "default_model_name": default_model_name(device),
+    }
+
+
+@cache
+def this_device() -> DeviceFacts:
+    """Asked once: opening NVML takes tens of milliseconds, and a machine keeps its GPU."""
+    return device_facts()
+
+
+def check_database() -> str:
+    try:
+        with connection.cursor() as cursor:
+            cursor.execute("SELECT 1")
+    except DatabaseError as error:
+        logger.exception("health: the database does not answer")
+        hint = "Look at the server's log and at QWEN3VL_DATABASE_URL."
+        raise UnavailableError("The database does not answer.", code="database_unavailable", hint=hint) from error
+    return connection.vendor
+
+
+def default_model_name(device: DeviceFacts) -> str | None:
+    """The base model of a request that names none; None when QWEN3VL_DEFAULT_MODEL_NAME cannot be used here."""
+    try:
+        return resolve_model(None, device, default_model=settings.DEFAULT_MODEL_NAME, models_dir=models_dir())[0]
+    except ConfigError:
+        return None
+
+
+def get_model_status() -> dict[str, Any]:
+    """What the model server holds, and who has the GPU: the server, a run, or nobody."""
+    return {**model_server.status(), "gpu_holder": lease_holder() or None}

@@ -1,0 +1,51 @@
+"""What the system routes answer."""
+
+from typing import Any
+
+from rest_framework import serializers
+
+
+class HealthSerializer(serializers.Serializer[Any]):
+    status = serializers.ChoiceField(["ok"])
+    version = serializers.CharField()
+    database = serializers.CharField(help_text="The kind of database, which has just answered.")
+    queue_worker = serializers.BooleanField(help_text="Whether a worker of the GPU queue was seen in the last seconds.")
+    device = serializers.CharField(help_text="The GPU's name, or cpu.")
+    default_model_name = serializers.CharField(allow_null=True, help_text="The base of requests that name none.")
+
+
+class GpuFactsSerializer(serializers.Serializer[Any]):
+    device_name = serializers.CharField(allow_null=True)
+    memory_total_mb = serializers.IntegerField(allow_null=True)
+    memory_used_mb = serializers.IntegerField(allow_null=True)
+    memory_free_mb = serializers.IntegerField(allow_null=True)
+    utilization_percent = serializers.IntegerField(allow_null=True)
+    temperature_c = serializers.IntegerField(allow_null=True)
+    power_w = serializers.FloatField(allow_null=True)
+
+
+class GpuDeviceSerializer(GpuFactsSerializer):
+    index = serializers.IntegerField()
+
+
+class GpuSerializer(GpuFactsSerializer):
+    available = serializers.BooleanField()
+    devices = GpuDeviceSerializer(many=True)
+
+
+class ModelStatusSerializer(serializers.Serializer[Any]):
+    loaded = serializers.BooleanField()
+    mode = serializers.ChoiceField(["base", "finetuned"], allow_null=True, help_text="Who gave the last answer.")
+    adapter = serializers.CharField(allow_null=True)
+    model_name = serializers.CharField(allow_null=True)
+    device = serializers.CharField(allow_null=True)
+    memory_mb = serializers.IntegerField(allow_null=True)
+    since = serializers.DateTimeField(allow_null=True)
+    loading_percent = serializers.IntegerField(allow_null=True, help_text="An estimate while it loads; 100: loaded.")
+    gpu_holder = serializers.CharField(
+        allow_null=True, help_text="training:ID, evaluation:ID or inference:... while somebody has the GPU."
+    )
+
+
+class UnloadedSerializer(serializers.Serializer[Any]):
+    status = serializers.ChoiceField(["unloaded"])

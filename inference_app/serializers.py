@@ -1,0 +1,137 @@
+"""What inference requests may hold and what its answers look like."""
+
+from typing import Any
+
+from drf_spectacular.utils import extend_schema_field
+from rest_framework import serializers
+
+from ftproject.core.serializers import StrictCharField, StrictIntegerField, StrictSerializer
+from ftproject.engine.configs import GenerationParams
+from ftproject.engine.fields import section_schema
+from inference_app.services import ComparedAnswers, GeneratedAnswer
+
+LONGEST_PROMPT = 100_000
+LONGEST_PATH = 4096
+LONGEST_WAIT = 600
+MAX_IMAGES = 16
+
+
+@extend_schema_field({"oneOf": [{"type": "string"}, {"type": "integer"}]})
+class AdapterReferenceField(serializers.Field[Any, Any, Any, Any]):
+    """An adapter by path, name or id."""
+
+    default_error_messages = {"invalid": f"Give the adapter's path, name or id (at most {LONGEST_PATH} characters)."}
+
+    def to_internal_value(self, data: Any) -> str | int:
+        if isinstance(data, bool) or not isinstance(data, str | int) or len(str(data)) > LONGEST_PATH:
+            self.fail("invalid")
+        return data
+
+    def to_representation(self, value: Any) -> Any:
+        return value
+
+
+@extend_schema_field(section_schema(GenerationParams, "do_sample false ignores the sampling fields."))
+class GenerationParamsField(serializers.Field[Any, Any, Any, Any]):
+    """Checked by the engine, where names, ranges and defaults live."""
+
+    def to_internal_value(self, data: Any) -> Any:
+        return data
+
+    def to_representation(self, value: Any) -> Any:
+        return value
+
+
+class GenerateSerializer(StrictSerializer):
+    prompt = StrictCharField(max_length=LONGEST_PROMPT, trim_whitespace=False)
+    image_urls = serializers.ListField(
+        child=StrictCharField(),
+        max_length=MAX_IMAGES,
+        required=False,
+        default=list,
+        help_text="http(s) URLs or data:image/...;base64, URIs.",
+    )
+    adapter_path = AdapterReferenceField(
+        required=False, allow_null=True, default=None, help_text="Path, name or id of an adapter; null: the base."
+    )
+    generation_params = GenerationParamsField(required=False, allow_null=True, default=None)
+    model_name = StrictCharField(
+        max_length=500, required=False, allow_null=True, default=None, help_text="Base model; null: the default."
+    )
+    wait_seconds = StrictIntegerField(
+        min_value=0,
+        max_value=LONGEST_WAIT,
+        required=False,
+        default=0,
+        help_text="How long to wait for the GPU while a run has it, instead of 409 gpu_busy.",
+    )
+
+    def validate_prompt(self, value: str) -> str:
+        if not value.strip():
+            raise serializers.ValidationError("May not be blank.", code="blank")
+        return value
+
+
+class CompareSerializer(GenerateSerializer):
+    adapter_path = AdapterReferenceField(help_text="Path, name or id of the adapter to compare with its base.")
+
+
+class GeneratedSerializer(serializers.Serializer[Any]):
+    output = serializers.CharField()
+    model_type = serializers.ChoiceField(["base", "finetuned"])
+    generation_time_ms = serializers.FloatField(help_text="Generation alone.")
+    load_time_ms = serializers.FloatField(help_text="What this request waited for loading; 0 when all was loaded.")
+    prompt_tokens = serializers.IntegerField()
+    completion_tokens = serializers.IntegerField()
+    finish_reason = serializers.ChoiceField(["stop", "length"])
+    model_name = serializers.CharField()
+    adapter = serializers.CharField(allow_null=True)
+
+
+class ComparedSerializer(serializers.Serializer[Any]):
+    base_output = serializers.CharField()
+    finetuned_output = serializers.CharField()
+    base_time_ms = serializers.FloatField(help_text="Generation alone.")
+    finetuned_time_ms = serializers.FloatField(help_text="Generation alone.")
+    load_time_ms = serializers.FloatField()
+    base_prompt_tokens = serializers.IntegerField()
+    base_completion_tokens = serializers.IntegerField()
+    base_finish_reason = serializers.ChoiceField(["stop", "length"])
+    finetuned_prompt_tokens = serializers.IntegerField()
+    finetuned_completion_tokens = serializers.IntegerField()
+    finetuned_finish_reason = serializers.ChoiceField(["stop", "length"])
+    model_name = serializers.CharField()
+    adapter = serializers.CharField()
+    seed = serializers.IntegerField(allow_null=True, help_text="Both answers were drawn with it; null when greedy.")
+
+
+def describe_answer(result: GeneratedAnswer) -> dict[str, Any]:
+    return {
+        "output": result.answer.text,
+        "model_type": "finetuned" if result.adapter else "base",
+        "generation_time_ms": result.answer.generation_ms,
+        "load_time_ms": result.load_time_ms,
+        "prompt_tokens": result.answer.prompt_tokens,
+        "completion_tokens": result.answer.completion_tokens,
+        "finish_reason": result.answer.finish_reason,
+        "model_name": result.model_name,
+        "adapter": result.adapter,
+    }
+
+
+def describe_comparison(result: ComparedAnswers) -> dict[str, Any]:
+    body: dict[str, Any] = {
+        "load_time_ms": result.load_time_ms,
+        "model_name": result.model_name,
+        "adapter": result.adapter,
+        "seed": result.seed,
+    }
+    for side, answer in (("base", result.base), ("finetuned", result.finetuned)):
+        body |= {
+            f"{side}_output": answer.text,
+            f"{side}_time_ms": answer.generation_ms,
+            f"{side}_prompt_tokens": answer.prompt_tokens,
+            f"{side}_completion_tokens": answer.completion_tokens,
+            f"{side}_finish_reason": answer.finish_reason,
+        }
+    return body

@@ -1,0 +1,166 @@
+"""Answers prompts: with the base or an adapter, or with both side by side."""
+
+import secrets
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from django.conf import settings
+
+from datasets_app.images import ImageRefusedError, resolve_image
+from ftproject.core.errors import ConflictError, InvalidInputError, Problem
+from ftproject.engine.configs import ConfigError, GenerationParams, parse_generation_params
+from inference_app.chat_format import ChatAnswer, openai_messages
+from inference_app.model_server import model_server
+from inference_app.server_process import ServerSpec
+from inference_app.session import ServedAdapter
+from training_app.configuration import default_config, refusal, resolve_config
+from training_app.models import Adapter
+from training_app.selectors import find_adapter
+
+
+@dataclass(frozen=True)
+class PreparedPrompt:
+    """A request that needs only the model any more."""
+
+    messages: list[dict[str, Any]]
+    params: GenerationParams
+    spec: ServerSpec
+    adapter: ServedAdapter | None
+
+
+@dataclass(frozen=True)
+class GeneratedAnswer:
+    answer: ChatAnswer
+    model_name: str
+    adapter: str | None
+    load_time_ms: float
+
+
+@dataclass(frozen=True)
+class ComparedAnswers:
+    """Both answers to one prompt, drawn with the same seed."""
+
+    base: ChatAnswer
+    finetuned: ChatAnswer
+    model_name: str
+    adapter: str
+    seed: int | None
+    load_time_ms: float
+
+
+def generate_answer(*, wait_seconds: float = 0.0, **request: Any) -> GeneratedAnswer:
+    """The answer to one prompt; `request` as `prepare_prompt` takes it."""
+    prompt = prepare_prompt(**request)
+    with model_server.session(prompt.spec, wait_seconds=wait_seconds) as session:
+        answer = session.chat(prompt.messages, prompt.params, prompt.adapter)
+        name = prompt.adapter.name if prompt.adapter else None
+        return GeneratedAnswer(answer, prompt.spec.model_name, name, session.load_ms)
+
+
+def compare_answers(*, wait_seconds: float = 0.0, **request: Any) -> ComparedAnswers:
+    """The base's and the adapter's answer, from one set of weights and in one turn."""
+    prompt = prepare_prompt(**request)
+    assert prompt.adapter is not None  # noqa: S101 - the serializer requires it
+    params = with_seed(prompt.params)
+    with model_server.session(prompt.spec, wait_seconds=wait_seconds) as session:
+        session.prepare(prompt.adapter)
+        base = session.chat(prompt.messages, params)
+        finetuned = session.chat(prompt.messages, params, prompt.adapter)
+        name, seed = prompt.adapter.name, None if params.greedy else params.seed
+        return ComparedAnswers(base, finetuned, prompt.spec.model_name, name, seed, session.load_ms)
+
+
+def with_seed(params: GenerationParams) -> GenerationParams:
+    """Sampling with a seed: a difference between two answers must come from the models, not from the dice."""
+    if params.greedy or params.seed is not None:
+        return params
+    return replace(params, seed=secrets.randbelow(2**31))
+
+
+def prepare_prompt(
+    *,
+    prompt: str,
+    image_urls: Sequence[str] = (),
+    adapter_path: str | int | None = None,
+    generation_params: Mapping[str, Any] | None = None,
+    model_name: str | None = None,
+) -> PreparedPrompt:
+    """Everything that can be refused before the GPU is touched; images are fetched last, as the slowest part."""
+    params = read_generation_params(generation_params)
+    adapter = find_usable_adapter(adapter_path)
+    spec = choose_model(model_name, adapter)
+    messages = openai_messages(prompt, resolve_images(image_urls))
+    served = ServedAdapter(adapter.name, adapter.path) if adapter else None
+    return PreparedPrompt(messages, params, spec, served)
+
+
+def read_generation_params(given: Mapping[str, Any] | None) -> GenerationParams:
+    try:
+        return parse_generation_params(given, GenerationParams())
+    except ConfigError as error:
+        raise refusal(error) from error
+
+
+def find_usable_adapter(reference: str | int | None) -> Adapter | None:
+    """The adapter that the request means; one that was measured to change nothing is refused."""
+    if reference is None:
+        return None
+    adapter = find_adapter(reference=reference)
+    if adapter.effective is False:
+        raise ConflictError(
+            f"The adapter {adapter.name!r} does not change the model's answers, so none of them is fine-tuned.",
+            code="adapter_not_effective",
+            hint="Train again with a higher learning rate or more steps, or ask the base with adapter_path null.",
+        )
+    return adapter
+
+
+def choose_model(model_name: str | None, adapter: Adapter | None) -> ServerSpec:
+    """The base to load: the adapter's own, loaded as it was trained on, else the named or the default one."""
+    if adapter is not None and model_name not in (None, adapter.base_model_name):
+        message = f"The adapter {adapter.name!r} belongs to {adapter.base_model_name!r}."
+        problem = Problem(code="adapter_base_mismatch", message=message, field="model_name")
+        hint = "Leave model_name out: the adapter brings its base."
+        raise InvalidInputError(message, code=problem.code, hint=hint, errors=[problem])
+    config = default_config()
+    wanted = replace(config.model, model_name=adapter.base_model_name if adapter else model_name)
+    if adapter is not None and adapter.run is not None:
+        trained = adapter.run.config.get("model_config_data", {})
+        wanted = replace(wanted, load_in_4bit=trained.get("load_in_4bit"))
+    effective = resolve_model_config(replace(config, model=wanted))
+    return ServerSpec(
+        model_name=effective.model_name,
+        model_path=effective.model_path,
+        backend=effective.backend,
+        load_in_4bit=effective.config.model.load_in_4bit,
+    )
+
+
+def resolve_model_config(config: Any) -> Any:
+    """`resolve_config` with its refusals about this API's own field."""
+    try:
+        return resolve_config(config)[0]
+    except InvalidInputError as error:
+        for index, problem in enumerate(error.errors):
+            error.errors[index] = replace(problem, field="model_name")
+        raise
+
+
+def resolve_images(image_urls: Sequence[str]) -> list[Path]:
+    """The images as files of the cache, fetched at once; the first one that cannot be used refuses the request."""
+    if not image_urls:
+        return []
+    with ThreadPoolExecutor(max_workers=settings.IMAGE_CONCURRENCY, thread_name_prefix="images") as fetchers:
+        return list(fetchers.map(resolve_numbered, range(len(image_urls)), image_urls))
+
+
+def resolve_numbered(index: int, url: str) -> Path:
+    try:
+        return resolve_image(url)
+    except ImageRefusedError as error:
+        problem = Problem(code=error.code, message=error.detail, field=f"image_urls[{index}]")
+        detail = f"image_urls[{index}]: {error.detail}"
+        raise InvalidInputError(detail, code=error.code, hint=error.hint, errors=[problem]) from error
