@@ -38,6 +38,9 @@ class EvaluationRun(Job):
     model_type = models.CharField(max_length=16, choices=ModelType.choices)
     model_name = models.CharField(max_length=500)
     device = models.CharField(max_length=200, blank=True, default="")
+    backend = models.CharField(max_length=32, blank=True, default="")
+    # How the base is loaded (4 bit, pixels, length): the adapter's own, decided when the run was queued.
+    model_settings = models.JSONField(default=dict)
     eval_mode = models.CharField(max_length=16, choices=EvalMode.choices, default=EvalMode.TOKEN)
     positive_label = models.CharField(max_length=200, null=True, blank=True)
     sample_limit = models.BigIntegerField(null=True, blank=True)
@@ -45,6 +48,7 @@ class EvaluationRun(Job):
     generation_params = models.JSONField(default=dict)
     current = models.IntegerField(default=0)
     total = models.IntegerField(null=True, blank=True)
+    eta_seconds = models.FloatField(null=True, blank=True)
     num_samples = models.IntegerField(null=True, blank=True)
     num_skipped = models.IntegerField(null=True, blank=True)
     exact_match_accuracy = models.FloatField(null=True, blank=True)

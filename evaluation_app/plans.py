@@ -1,0 +1,161 @@
+"""Decides everything about a run before it is queued, so that what cannot work is refused before any GPU time."""
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields, replace
+from typing import Any
+
+from datasets_app.selectors import iter_rows, require_ready_dataset
+from django.conf import settings
+
+from datasets_app.models import ColumnMapping, Dataset
+from evaluation_app.models import EvaluationRun
+from evaluation_app.splits import rows_in_scope
+from ftproject.core.errors import ConflictError, InvalidInputError
+from ftproject.engine.classification import known_labels, parse_label
+from ftproject.engine.configs import (
+    EVALUATION_GENERATION,
+    ConfigError,
+    DeviceFacts,
+    EffectiveConfig,
+    GenerationParams,
+    ModelConfig,
+    TrainingConfig,
+    parse_generation_params,
+)
+from training_app.configuration import device_name, refusal, resolve_config
+from training_app.models import Adapter
+from training_app.selectors import find_adapter
+
+MODEL_SETTINGS = tuple(item.name for item in fields(ModelConfig) if item.name != "model_name")
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluationRequest:
+    """What a client may choose; the names are those of the request body."""
+
+    adapter_path: str | int | None = None
+    split_adapter: str | int | None = None
+    dataset_id: int | None = None
+    model_name: str | None = None
+    sample_limit: int | None = None
+    rows: str = EvaluationRun.Rows.ALL
+    classification_mode: bool = False
+    positive_label: str | None = None
+    generation_params: Mapping[str, Any] | None = None
+
+
+def plan_run(request: EvaluationRequest) -> EvaluationRun:
+    """The unsaved run that this request asks for; raises a ProductError for anything that cannot work."""
+    params = read_generation_params(request.generation_params)
+    dataset, mapping = require_ready_dataset(dataset_id=request.dataset_id)
+    adapter = find_usable_adapter(request.adapter_path)
+    split_adapter = choose_split_adapter(adapter, request.split_adapter)
+    effective, device = resolve_base_model(request.model_name, adapter, split_adapter)
+    run = EvaluationRun(
+        dataset=dataset,
+        mapping=mapping,
+        adapter=adapter,
+        split_adapter=split_adapter,
+        model_type=EvaluationRun.ModelType.FINETUNED if adapter else EvaluationRun.ModelType.BASE,
+        model_name=effective.model_name,
+        device=device_name(device),
+        backend=effective.backend,
+        model_settings={name: getattr(effective.config.model, name) for name in MODEL_SETTINGS},
+        eval_mode=EvaluationRun.EvalMode.CLASSIFICATION
+        if request.classification_mode
+        else EvaluationRun.EvalMode.TOKEN,
+        positive_label=request.positive_label,
+        sample_limit=request.sample_limit,
+        rows=request.rows,
+        generation_params=asdict(params),
+    )
+    run.total = len(rows_in_scope(run))
+    check_positive_label(request, dataset, mapping)
+    return run
+
+
+def read_generation_params(given: Mapping[str, Any] | None) -> GenerationParams:
+    try:
+        return parse_generation_params(given, EVALUATION_GENERATION)
+    except ConfigError as exc:
+        raise refusal(exc) from exc
+
+
+def find_usable_adapter(reference: str | int | None) -> Adapter | None:
+    if reference is None:
+        return None
+    adapter = find_adapter(reference=reference)
+    if adapter.effective is False:
+        raise ConflictError(
+            f"Adapter {adapter.name!r} changes no answer of the base model: nothing here is fine-tuned.",
+            code="adapter_not_effective",
+            hint="Train again (more steps or a higher learning rate), or evaluate the base model.",
+        )
+    return adapter
+
+
+def choose_split_adapter(adapter: Adapter | None, reference: str | int | None) -> Adapter | None:
+    """A fine-tuned model is judged on its own split: on another's, rows it was trained on would pass for unseen."""
+    named = find_adapter(reference=reference) if reference is not None else None
+    if adapter is not None and named is not None and named != adapter:
+        raise InvalidInputError(
+            f"split_adapter {named.name!r} is not the evaluated adapter {adapter.name!r}.",
+            code="split_adapter_conflict",
+            hint="Leave split_adapter out: an adapter is judged on its own split. It is for base runs.",
+        )
+    return adapter or named
+
+
+def resolve_base_model(
+    model_name: str | None, adapter: Adapter | None, split_adapter: Adapter | None
+) -> tuple[EffectiveConfig, DeviceFacts]:
+    """The base model and how it is loaded; a base run that names a split takes that adapter's base and pixels."""
+    if adapter is not None and model_name not in (None, adapter.base_model_name):
+        raise InvalidInputError(
+            f"Adapter {adapter.name!r} belongs to {adapter.base_model_name}, not to {model_name}.",
+            code="adapter_base_mismatch",
+            hint="Leave model_name out: an adapter is evaluated on its own base model.",
+        )
+    wanted = ModelConfig(
+        **{"max_seq_length": settings.DEFAULT_MAX_SEQ_LENGTH, **trained_model_settings(split_adapter)},
+        model_name=model_name or (split_adapter.base_model_name if split_adapter else None),
+    )
+    try:
+        return resolve_config(TrainingConfig(model=wanted))
+    except InvalidInputError as exc:
+        raise with_our_field_names(exc) from exc
+
+
+def with_our_field_names(exc: InvalidInputError) -> InvalidInputError:
+    """The same refusal where model_name stands at the top of the body, as it does here."""
+    section = "model_config_data."
+    errors = [replace(problem, field=(problem.field or "").removeprefix(section)) for problem in exc.errors]
+    return InvalidInputError(exc.detail.replace(section, ""), code=exc.code, hint=exc.hint, errors=errors)
+
+
+def trained_model_settings(adapter: Adapter | None) -> dict[str, Any]:
+    """How the base was loaded when the adapter was trained; evaluation must see the same pixels."""
+    if adapter is None or adapter.run is None:
+        return {}
+    trained: dict[str, Any] = adapter.run.config.get("model_config_data") or {}
+    return {name: trained[name] for name in MODEL_SETTINGS if name in trained}
+
+
+def check_positive_label(request: EvaluationRequest, dataset: Dataset, mapping: ColumnMapping) -> None:
+    """A label that no row has would otherwise be noticed only when the whole run is over."""
+    if request.positive_label is None:
+        return
+    if not request.classification_mode:
+        raise InvalidInputError(
+            "positive_label is for classification_mode only.",
+            code="positive_label_unused",
+            hint="Set classification_mode to true, or leave positive_label out.",
+        )
+    column = mapping.ground_truth_column or mapping.response_column
+    labels = known_labels([row[column] for _, row in iter_rows(dataset=dataset, columns=[column])])
+    if parse_label(request.positive_label, labels) is None:
+        raise InvalidInputError(
+            f"positive_label {request.positive_label!r} is no label of column {column!r}.",
+            code="unknown_positive_label",
+            hint=f"Labels found: {', '.join(labels[:20]) or 'none'}.",
+        )

@@ -1,0 +1,251 @@
+"""Request and response shapes of evaluation."""
+
+from typing import Any
+
+from drf_spectacular.utils import extend_schema_field
+from rest_framework import serializers
+
+from evaluation_app.models import EvaluationRun, Sample
+from ftproject.core.jobs import queue_position
+from ftproject.core.pagination import PageSerializer
+from ftproject.core.serializers import StrictBooleanField, StrictCharField, StrictIntegerField, StrictSerializer
+from ftproject.engine.fields import section_schema
+from ftproject.engine.hyperparameters import GenerationParams
+
+LARGEST_LIMIT = 1_000_000_000
+LONGEST_PATH = 4096
+
+
+@extend_schema_field({"oneOf": [{"type": "string"}, {"type": "integer"}, {"type": "null"}]})
+class AdapterReferenceField(serializers.Field[Any, Any, Any, Any]):
+    """An adapter by path, name or id."""
+
+    default_error_messages = {
+        "invalid": "Give the adapter's path, name or id, or null.",
+        "too_long": f"No adapter path has more than {LONGEST_PATH} characters.",
+    }
+
+    def to_internal_value(self, data: Any) -> str | int:
+        if isinstance(data, bool) or not isinstance(data, str | int):
+            self.fail("invalid")
+        if isinstance(data, str) and len(data) > LONGEST_PATH:
+            self.fail("too_long")
+        return data
+
+    def to_representation(self, value: Any) -> Any:
+        return value
+
+
+@extend_schema_field(
+    section_schema(GenerationParams, "Greedy by default; do_sample false ignores the sampling fields.")
+)
+class GenerationParamsField(serializers.Field[Any, Any, Any, Any]):
+    """Checked by the engine, where names, ranges and defaults live."""
+
+    def to_internal_value(self, data: Any) -> Any:
+        return data
+
+    def to_representation(self, value: Any) -> Any:
+        return value
+
+
+class JsonIntegerField(StrictIntegerField):
+    """A whole number of a JSON body, where digits in quotes are text."""
+
+    def to_internal_value(self, data: Any) -> int:
+        if isinstance(data, str):
+            self.fail("invalid")
+        return super().to_internal_value(data)
+
+
+class RunEvaluationSerializer(StrictSerializer):
+    adapter_path = AdapterReferenceField(
+        default=None, allow_null=True, help_text="Path, name or id of an adapter; null evaluates the base model."
+    )
+    sample_limit = JsonIntegerField(
+        default=None, allow_null=True, min_value=1, max_value=LARGEST_LIMIT, help_text="Rows from the top; null: all."
+    )
+    rows = serializers.ChoiceField(
+        choices=EvaluationRun.Rows.choices, default=EvaluationRun.Rows.ALL, help_text="Which part of the split."
+    )
+    split_adapter = AdapterReferenceField(
+        default=None, allow_null=True, help_text="For a base run: the adapter whose split `rows` refers to."
+    )
+    classification_mode = StrictBooleanField(default=False, help_text="Adds classification figures.")
+    positive_label = StrictCharField(
+        default=None, allow_null=True, max_length=200, help_text="The positive one of two labels."
+    )
+    generation_params = GenerationParamsField(default=None, allow_null=True)
+    dataset_id = JsonIntegerField(
+        default=None, allow_null=True, min_value=1, max_value=2**63 - 1, help_text="Null: the current dataset."
+    )
+    model_name = StrictCharField(
+        default=None, allow_null=True, max_length=500, help_text="Base model; null: the default, or the adapter's own."
+    )
+
+
+class EvaluationStartedSerializer(serializers.Serializer[Any]):
+    status = serializers.ChoiceField(choices=["started", "queued"])
+    model_type = serializers.ChoiceField(choices=EvaluationRun.ModelType.choices)
+    run_id = serializers.IntegerField()
+    queue_position = serializers.IntegerField(required=False, help_text="Only when queued; 1 is next.")
+    model_name = serializers.CharField()
+
+
+def describe_start(run: EvaluationRun, position: int | None) -> dict[str, Any]:
+    waits = {} if position is None else {"queue_position": position}
+    status = "started" if position is None else "queued"
+    return {"status": status, "model_type": run.model_type, "run_id": run.pk, **waits, "model_name": run.model_name}
+
+
+class EvaluationStatusSerializer(serializers.Serializer[Any]):
+    running = serializers.BooleanField(help_text="True from the start's answer until the run has ended.")
+    model_type = serializers.ChoiceField(choices=EvaluationRun.ModelType.choices, allow_null=True)
+    run_id = serializers.IntegerField(allow_null=True)
+    status = serializers.CharField()
+    current = serializers.IntegerField(allow_null=True)
+    total = serializers.IntegerField(allow_null=True)
+    eta = serializers.FloatField(allow_null=True, help_text="Seconds until the last row is answered.")
+    queue_position = serializers.IntegerField(allow_null=True)
+    message = serializers.CharField(allow_blank=True)
+    error = serializers.CharField(allow_null=True)
+
+
+class EvaluationStopSerializer(serializers.Serializer[Any]):
+    status = serializers.ChoiceField(choices=["stopping", "cancelled"])
+    run_id = serializers.IntegerField()
+    message = serializers.CharField()
+
+
+def describe_stop(run: EvaluationRun) -> dict[str, Any]:
+    if run.is_terminal:
+        return {"status": "cancelled", "run_id": run.pk, "message": f"Run {run.pk} was taken out of the queue."}
+    return {"status": "stopping", "run_id": run.pk, "message": run.message}
+
+
+class EvaluationRunSerializer(serializers.ModelSerializer[EvaluationRun]):
+    adapter = serializers.CharField(source="adapter.name", default=None, allow_null=True)
+    dataset_id = serializers.IntegerField()
+
+    class Meta:
+        model = EvaluationRun
+        fields = (
+            "id",
+            "model_type",
+            "eval_mode",
+            "num_samples",
+            "num_skipped",
+            "exact_match_accuracy",
+            "token_precision",
+            "token_recall",
+            "token_f1",
+            "created_at",
+            "completed_at",
+            "status",
+            "adapter",
+            "dataset_id",
+            "model_name",
+            "sample_limit",
+            "rows",
+            "metrics",
+            "error",
+        )
+
+
+class EvaluationRunListSerializer(serializers.Serializer[Any]):
+    runs = EvaluationRunSerializer(many=True)
+
+
+class EvaluationRunDetailSerializer(EvaluationRunSerializer):
+    adapter_path = serializers.CharField(source="adapter.path", default=None, allow_null=True)
+    split_adapter = serializers.CharField(source="split_adapter.name", default=None, allow_null=True)
+    dataset = serializers.CharField(source="dataset.filename")
+    mapping_version = serializers.IntegerField(source="mapping.version")
+    eta = serializers.FloatField(source="eta_seconds", allow_null=True)
+    elapsed_seconds = serializers.FloatField(allow_null=True)
+    queue_position = serializers.SerializerMethodField()
+
+    class Meta(EvaluationRunSerializer.Meta):
+        fields = (
+            *EvaluationRunSerializer.Meta.fields,
+            "adapter_path",
+            "split_adapter",
+            "dataset",
+            "mapping_version",
+            "positive_label",
+            "generation_params",
+            "model_settings",
+            "backend",
+            "device",
+            "current",
+            "total",
+            "eta",
+            "elapsed_seconds",
+            "queue_position",
+            "message",
+            "warnings",
+            "stopped_early",
+            "started_at",
+        )
+
+    def get_queue_position(self, run: EvaluationRun) -> int | None:
+        return queue_position(run) if run.status == run.Status.QUEUED else None
+
+
+class RunQuerySerializer(StrictSerializer):
+    status = serializers.ChoiceField(
+        choices=["completed", "all"], default="completed", help_text="`all` adds queued, running and failed runs."
+    )
+
+
+class SampleQuerySerializer(PageSerializer, StrictSerializer):
+    correct = serializers.BooleanField(default=None, allow_null=True, help_text="Exact match, or not.")
+    skipped = serializers.BooleanField(default=None, allow_null=True)
+    seen = serializers.BooleanField(default=None, allow_null=True, help_text="Seen in training, or not.")
+    q = serializers.CharField(
+        default="",
+        allow_blank=True,
+        trim_whitespace=False,
+        max_length=1000,
+        help_text="Text in prompt, ground truth or prediction.",
+    )
+
+
+class SampleSerializer(serializers.ModelSerializer[Sample]):
+    class Meta:
+        model = Sample
+        fields = (
+            "index",
+            "prompt",
+            "ground_truth",
+            "prediction",
+            "exact_match",
+            "token_f1",
+            "token_precision",
+            "token_recall",
+            "skipped",
+            "skipped_reason",
+            "seen_in_training",
+            "label",
+            "finish_reason",
+            "prompt_tokens",
+            "completion_tokens",
+        )
+
+
+class SamplePageSerializer(serializers.Serializer[Any]):
+    samples = SampleSerializer(many=True)
+    page = serializers.IntegerField()
+    page_size = serializers.IntegerField()
+    total = serializers.IntegerField()
+    total_pages = serializers.IntegerField()
+
+
+class EvaluationDeletedSerializer(serializers.Serializer[Any]):
+    status = serializers.ChoiceField(choices=["deleted"])
+    id = serializers.IntegerField()
+
+
+class ExportQuerySerializer(StrictSerializer):
+    format = serializers.ChoiceField(choices=["csv", "json"], default="csv")
+    raw = serializers.BooleanField(default=False, help_text="CSV without the escape of cells that are formulas.")

@@ -1,0 +1,196 @@
+"""The evaluation routes: each validates, calls one service or selector, and answers."""
+
+from django.http import StreamingHttpResponse
+from drf_spectacular.types import OpenApiTypes
+from drf_spectacular.utils import OpenApiExample, OpenApiParameter, OpenApiResponse, extend_schema
+from rest_framework.decorators import action
+from rest_framework.request import Request
+from rest_framework.response import Response
+
+from evaluation_app.exports import csv_chunks, json_chunks
+from evaluation_app.plans import EvaluationRequest
+from evaluation_app.selectors import (
+    find_samples,
+    get_evaluation_status,
+    get_exportable_run,
+    get_run,
+    list_runs,
+    page_of_samples,
+)
+from evaluation_app.serializers import (
+    EvaluationDeletedSerializer,
+    EvaluationRunDetailSerializer,
+    EvaluationRunListSerializer,
+    EvaluationRunSerializer,
+    EvaluationStartedSerializer,
+    EvaluationStatusSerializer,
+    EvaluationStopSerializer,
+    ExportQuerySerializer,
+    RunEvaluationSerializer,
+    RunQuerySerializer,
+    SamplePageSerializer,
+    SampleQuerySerializer,
+    SampleSerializer,
+    describe_start,
+    describe_stop,
+)
+from evaluation_app.services import delete_evaluation, start_evaluation, stop_current_evaluation, stop_evaluation
+from ftproject.core.views import ApiViewSet
+from training_app.serializers import read_idempotency_key
+
+RUN_EXAMPLE = OpenApiExample(
+    "Evaluate the base model",
+    request_only=True,
+    value={
+        "adapter_path": None,
+        "sample_limit": 100,
+        "classification_mode": False,
+        "generation_params": {"max_new_tokens": 256, "temperature": 0.1, "do_sample": False},
+    },
+)
+STARTED_EXAMPLE = OpenApiExample(
+    "Started",
+    response_only=True,
+    value={"status": "started", "model_type": "base", "run_id": 3, "model_name": "tiny-qwen3-vl"},
+)
+LIST_EXAMPLE = OpenApiExample(
+    "Finished runs",
+    response_only=True,
+    value={
+        "runs": [
+            {
+                "id": 3,
+                "model_type": "finetuned",
+                "eval_mode": "token",
+                "num_samples": 100,
+                "num_skipped": 5,
+                "exact_match_accuracy": 0.7368,
+                "token_precision": 0.8521,
+                "token_recall": 0.8234,
+                "token_f1": 0.8375,
+                "created_at": "2026-02-17T10:30:00Z",
+            }
+        ]
+    },
+)
+IDEMPOTENCY_KEY = OpenApiParameter(
+    "Idempotency-Key", str, OpenApiParameter.HEADER, description="The same key and body start one run only."
+)
+
+
+class EvaluationViewSet(ApiViewSet):
+    """Start, watch, stop, export."""
+
+    @extend_schema(
+        operation_id="evaluation_run",
+        tags=["evaluation"],
+        parameters=[IDEMPOTENCY_KEY],
+        request=RunEvaluationSerializer,
+        responses=EvaluationStartedSerializer,
+        examples=[RUN_EXAMPLE, STARTED_EXAMPLE],
+    )
+    @action(detail=False, methods=["post"], url_path="run")
+    def run(self, request: Request) -> Response:
+        """Evaluates the base model or an adapter on rows of the dataset; queued when the worker is busy."""
+        wanted = EvaluationRequest(**self.check_body(RunEvaluationSerializer, request))
+        return Response(
+            describe_start(*start_evaluation(request=wanted, idempotency_key=read_idempotency_key(request)))
+        )
+
+    @extend_schema(
+        operation_id="evaluation_status",
+        tags=["evaluation"],
+        responses=EvaluationStatusSerializer,
+        examples=[OpenApiExample("Running", response_only=True, value={"running": True, "model_type": "base"})],
+    )
+    @action(detail=False, methods=["get"], url_path="status")
+    def status(self, request: Request) -> Response:
+        """Whether an evaluation runs or waits, and how far it is."""
+        return Response(get_evaluation_status())
+
+    @extend_schema(
+        operation_id="evaluation_stop", tags=["evaluation"], request=None, responses=EvaluationStopSerializer
+    )
+    @action(detail=False, methods=["post"], url_path="stop")
+    def stop(self, request: Request) -> Response:
+        """Stops the running evaluation after its current batch, else cancels the next waiting one."""
+        return Response(describe_stop(stop_current_evaluation()))
+
+    @extend_schema(
+        operation_id="evaluation_export",
+        tags=["evaluation"],
+        parameters=[ExportQuerySerializer],
+        responses={
+            (200, "text/csv"): OpenApiResponse(OpenApiTypes.STR),
+            (200, "application/json"): OpenApiResponse(OpenApiTypes.OBJECT),
+        },
+    )
+    @action(detail=False, methods=["get"], url_path=r"export/(?P<run_id>[0-9]+)")
+    def export(self, request: Request, run_id: str) -> StreamingHttpResponse:
+        """One line per dataset row in the run's scope, skipped rows included, results after its own columns."""
+        query = self.check_query(ExportQuerySerializer, request)
+        run = get_exportable_run(run_id=int(run_id))
+        if query["format"] == "json":
+            chunks, content_type = json_chunks(run, facts=EvaluationRunDetailSerializer(run).data), "application/json"
+        else:
+            chunks, content_type = csv_chunks(run, raw=query["raw"]), "text/csv; charset=utf-8"
+        name = f"evaluation_{run.pk}_{run.model_type}.{query['format']}"
+        headers = {"Content-Disposition": f'attachment; filename="{name}"', "X-Content-Type-Options": "nosniff"}
+        return StreamingHttpResponse(chunks, content_type=content_type, headers=headers)
+
+
+class EvaluationRunViewSet(ApiViewSet):
+    """Runs and their samples."""
+
+    lookup_value_regex = r"[0-9]+"
+
+    @extend_schema(
+        operation_id="evaluation_runs_list",
+        tags=["evaluation"],
+        parameters=[RunQuerySerializer],
+        responses=EvaluationRunListSerializer,
+        examples=[LIST_EXAMPLE],
+    )
+    def list(self, request: Request) -> Response:
+        """Finished runs, newest first."""
+        query = self.check_query(RunQuerySerializer, request)
+        runs = list_runs(include_unfinished=query["status"] == "all")
+        return Response({"runs": EvaluationRunSerializer(runs, many=True).data})
+
+    @extend_schema(
+        operation_id="evaluation_runs_retrieve", tags=["evaluation"], responses=EvaluationRunDetailSerializer
+    )
+    def retrieve(self, request: Request, pk: str) -> Response:
+        """Everything about one run, finished or not."""
+        return Response(EvaluationRunDetailSerializer(get_run(run_id=int(pk))).data)
+
+    @extend_schema(operation_id="evaluation_runs_destroy", tags=["evaluation"], responses=EvaluationDeletedSerializer)
+    def destroy(self, request: Request, pk: str) -> Response:
+        """Deletes a finished run with its samples."""
+        delete_evaluation(run=get_run(run_id=int(pk)))
+        return Response({"status": "deleted", "id": int(pk)})
+
+    @extend_schema(
+        operation_id="evaluation_runs_samples",
+        tags=["evaluation"],
+        parameters=[SampleQuerySerializer],
+        responses=SamplePageSerializer,
+        filters=False,
+    )
+    @action(detail=True, methods=["get"], url_path="samples")
+    def samples(self, request: Request, pk: str) -> Response:
+        """The run's samples by dataset row."""
+        query = self.check_query(SampleQuerySerializer, request)
+        page, page_size = query.pop("page"), query.pop("page_size")
+        found = find_samples(run=get_run(run_id=int(pk)), **query)
+        where, samples = page_of_samples(found, page=page, page_size=page_size)
+        place = {"page": page, "page_size": page_size, "total": where.total, "total_pages": where.total_pages}
+        return Response({"samples": SampleSerializer(samples, many=True).data, **place})
+
+    @extend_schema(
+        operation_id="evaluation_runs_stop", tags=["evaluation"], request=None, responses=EvaluationStopSerializer
+    )
+    @action(detail=True, methods=["post"], url_path="stop")
+    def stop(self, request: Request, pk: str) -> Response:
+        """Stops this run after its current batch, or takes it out of the queue."""
+        return Response(describe_stop(stop_evaluation(run=get_run(run_id=int(pk)))))
