@@ -27,17 +27,15 @@ def this_holder() -> str:
 def take_device() -> str | None:
     """The lease's token, or None while somebody else has the device.
 
-    A killed web process cannot give the lease back; the next one need not wait until it runs out.
+    A killed web process cannot give the lease back; the next one need not wait until it runs out. A request that
+    waits comes here four times a second, so it only reads until the device is free.
     """
-    token = acquire_lease(this_holder())
-    if token:
-        return token
     holder = lease_holder()
     if holder.startswith(HOLDER_PREFIX) and not supervisor_lives(holder.removeprefix(HOLDER_PREFIX)):
         logger.warning("freeing the device from %s, which is gone", holder)
         release_holder(holder)
-        return acquire_lease(this_holder())
-    return None
+        holder = ""
+    return None if holder else acquire_lease(this_holder())
 
 
 def gpu_busy() -> ConflictError:
@@ -60,6 +58,12 @@ def gpu_busy() -> ConflictError:
         headers={"Retry-After": str(retry_after(eta))},
         extra={"run_kind": job.KIND, "run_id": job.pk, "eta_seconds": eta},
     )
+
+
+def run_is_leaving() -> bool:
+    """True while the device is held for a run that has ended and whose process is about to be gone."""
+    job = busy_job()
+    return job is not None and job.is_terminal
 
 
 def busy_job() -> Job | None:

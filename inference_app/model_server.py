@@ -8,14 +8,14 @@ from contextlib import contextmanager
 from typing import Any
 
 from django.conf import settings
-from django.db import connection
+from django.db import DatabaseError, connection
 
 from ftproject.core.errors import BusyError, InvalidInputError, UnavailableError
 from ftproject.core.jobs import queued_jobs
 from ftproject.core.lease import beat_lease, lease_wanted, release_lease
 from ftproject.engine.configs import GenerationParams
 from inference_app.chat_format import ChatAnswer, ChatFormatError
-from inference_app.device import gpu_busy, take_device
+from inference_app.device import gpu_busy, run_is_leaving, take_device
 from inference_app.model_client import ServerDiedError, ServerRefusedError
 from inference_app.server_process import Command, ServerProcess, ServerSpec, server_command, spawner
 from inference_app.session import ServedAdapter, Session, publish_status
@@ -31,6 +31,7 @@ BEAT_SECONDS = 2.0
 LEAVE_SECONDS = 10.0
 # A waiting run looks every 0.2 s; without this pause a request could take the device back before it.
 YIELD_SECONDS = 3.0
+GONE_SECONDS = 20.0
 FAILED_HINT = "Try again: the next request starts a new model server. Its log is logs/model-server.log."
 NOT_LOADED: dict[str, Any] = {
     "loaded": False,
@@ -90,7 +91,7 @@ class ModelServer:
 
     def enter(self, spec: ServerSpec, wait_seconds: float) -> ServerProcess:
         """Takes the turn with a server for `spec` started; no turn is held while waiting for the device."""
-        until = time.monotonic() + wait_seconds
+        began = time.monotonic()
         while True:
             if not self.turnstile.take(TURN_SECONDS):
                 raise too_many_requests()
@@ -102,7 +103,9 @@ class ModelServer:
             if child is not None:
                 return child
             self.turnstile.give()
-            if time.monotonic() >= until:
+            # A run that has ended holds the device until its process is gone; to the user it is over already.
+            patience = max(wait_seconds, GONE_SECONDS) if run_is_leaving() else wait_seconds
+            if time.monotonic() - began >= patience:
                 raise gpu_busy()
             time.sleep(POLL_SECONDS)
 
@@ -155,6 +158,9 @@ class ModelServer:
         try:
             self.used_at = time.monotonic()
             self.leave_if_wanted()
+        except DatabaseError:
+            # The answer stands; `tend` asks again in half a second.
+            logger.exception("could not ask whether a run wants the GPU")
         finally:
             self.turnstile.give()
 
@@ -177,7 +183,7 @@ class ModelServer:
         child, self.child = self.child, None
         if child is not None:
             child.stop(grace_seconds)
-            publish_status(None)
+            publish_status(loaded=False)
 
     def report_death(self, child: ServerProcess) -> None:
         logger.error("the model server ended with code %s\n%s", child.process.returncode, child.last_words())
