@@ -4,6 +4,7 @@ requests-hardened was tried: it looks at the first resolved address only, and a 
 timeouts. Here the check sits where the connection is made (as in Sentry), so redirects and rebinding pass it too.
 """
 
+import re
 import ssl
 import time
 import zlib
@@ -25,6 +26,8 @@ from ftproject.core.vetted_network import (
     seconds_left,
 )
 
+# Host names and addresses in ASCII; no blanks, escapes or IPv6 zones.
+_HOST = re.compile(rb"[A-Za-z0-9._:-]+")
 MAX_REDIRECTS = 3
 MAX_URL_LENGTH = 8192
 CONNECT_SECONDS = 3.0
@@ -56,7 +59,7 @@ def checked_url(url: str | httpx.URL) -> httpx.URL:
         raise AddressRefusedError(f"not a URL: {exc}") from None
     if parsed.scheme not in DEFAULT_PORTS:
         raise AddressRefusedError(f"only http and https images are fetched, not {parsed.scheme or 'a bare text'!r}")
-    if not parsed.host:
+    if not _HOST.fullmatch(parsed.raw_host):
         raise AddressRefusedError("the URL names no host")
     if parsed.userinfo:
         raise AddressRefusedError("a URL with a user name or password is not fetched")

@@ -40,8 +40,9 @@ def vetted_addresses(host: str, port: int) -> list[str]:
     """The addresses of a host, in the resolver's order; one that is not public spoils them all."""
     try:
         answers = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
-    except (OSError, UnicodeError):
-        raise FetchError("image_fetch_failed", f"the host {host!r} was not found", retriable=True) from None
+    except (OSError, UnicodeError) as exc:
+        again = isinstance(exc, socket.gaierror) and exc.errno == socket.EAI_AGAIN
+        raise FetchError("image_fetch_failed", f"the host {host!r} was not found", retriable=again) from None
     addresses = list(dict.fromkeys(str(answer[4][0]) for answer in answers))
     if not is_allowed_host(host, port) and not (addresses and all(map(is_public_address, addresses))):
         # Which address it was stays unsaid: a caller must not learn the names of an internal network.
