@@ -155,5 +155,6 @@ def choose_backend(wanted: str, device: DeviceFacts, model_name: str) -> str:
     """
     if wanted != "auto":
         return wanted
-    installed = importlib.util.find_spec("unsloth") is not None
-    return "unsloth" if device.cuda and installed and model_name != TINY_MODEL_NAME else "transformers"
+    if not device.cuda or model_name == TINY_MODEL_NAME:
+        return "transformers"
+    return "unsloth" if importlib.util.find_spec("unsloth") else "transformers"

@@ -5,7 +5,7 @@ import math
 from dataclasses import fields
 from typing import Any
 
-import jsonschema
+import jsonschema  # type: ignore[import-untyped]
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -27,7 +27,7 @@ from ftproject.engine.configs import (
     to_dict,
 )
 
-SEED_BODY = {
+SEED_BODY: dict[str, dict[str, Any]] = {
     "model_config_data": {
         "model_name": "unsloth/Qwen3-VL-8B-Instruct-unsloth-bnb-4bit",
         "max_seq_length": 2048,

@@ -45,7 +45,7 @@ def test_a_fraction_that_leaves_nothing_to_train_is_refused(fraction: float) -> 
 @given(st.lists(st.sampled_from("abcdefgh"), min_size=1), st.floats(0.001, 0.999), st.integers(0, 99))
 def test_both_sides_get_a_row_and_a_group_stays_together(groups: list[str], fraction: float, seed: int) -> None:
     held = holdout_split(groups, fraction, seed)
-    sides = {}
+    sides: dict[str, bool] = {}
     for key, side in zip(groups, held, strict=True):
         assert sides.setdefault(key, side) == side
     if len(sides) >= 2:
