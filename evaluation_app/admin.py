@@ -44,8 +44,8 @@ class EvaluationRunAdmin(ReadOnlyAdmin):
     list_select_related = ("adapter", "dataset")
     date_hierarchy = "created_at"
     actions = ("stop_runs", "delete_runs")
-    fields = (*all_field_names(EvaluationRun), "dataset_link", "adapter_link", "samples_link")
-    readonly_fields = fields
+    readonly_fields = (*all_field_names(EvaluationRun), "dataset_link", "adapter_link", "samples_link")
+    fields = readonly_fields
 
     @admin.display(description="rows done")
     def answered(self, run: EvaluationRun) -> str:
@@ -100,8 +100,8 @@ class SampleAdmin(ReadOnlyAdmin):
     ordering = ("-run_id", "index")
     # Counting a million samples a second time for "n of m" would cost more than the page itself.
     show_full_result_count = False
-    fields = (*all_field_names(Sample), "run_link")
-    readonly_fields = fields
+    readonly_fields = (*all_field_names(Sample), "run_link")
+    fields = readonly_fields
 
     def lookup_allowed(self, lookup: str, value: str, request: HttpRequest) -> bool:
         return lookup == "run__id__exact" or super().lookup_allowed(lookup, value, request)

@@ -129,7 +129,7 @@ class EvaluationRunSerializer(serializers.ModelSerializer[EvaluationRun]):
 
     class Meta:
         model = EvaluationRun
-        fields = (
+        fields: tuple[str, ...] = (
             "id",
             "model_type",
             "eval_mode",

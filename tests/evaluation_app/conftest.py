@@ -73,7 +73,7 @@ def make_adapter() -> Callable[..., Adapter]:
     ) -> Adapter:
         run = TrainingRun.objects.create(
             dataset=dataset,
-            mapping=dataset.mappings.first(),
+            mapping=dataset.mappings.get(),
             model_name="tiny-qwen3-vl",
             status="completed",
             config={"model_config_data": {"max_seq_length": 512, "max_pixels": 4096}},
