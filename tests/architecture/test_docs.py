@@ -71,7 +71,8 @@ def read_call(node: ast.Call) -> dict[str, str]:
     if not isinstance(values[0], ast.Constant):
         return {}  # conf.py's own calls, with a name that is a parameter
     default: Any = ast.literal_eval(values[1]) if len(values) > 1 else ""
-    return {f"QWEN3VL_{values[0].value}": str(int(default)) if isinstance(default, bool) else str(default)}
+    name = str(ast.literal_eval(values[0]))
+    return {f"QWEN3VL_{name}": str(int(default)) if isinstance(default, bool) else str(default)}
 
 
 def settings_table() -> dict[str, str]:
