@@ -48,6 +48,7 @@ class GenerateSerializer(StrictSerializer):
         child=StrictCharField(),
         max_length=MAX_IMAGES,
         required=False,
+        allow_null=True,
         default=list,
         help_text="http(s) URLs or data:image/...;base64, URIs.",
     )

@@ -83,7 +83,7 @@ def with_seed(params: GenerationParams) -> GenerationParams:
 def prepare_prompt(
     *,
     prompt: str,
-    image_urls: Sequence[str] = (),
+    image_urls: Sequence[str] | None = None,
     adapter_path: str | int | None = None,
     generation_params: Mapping[str, Any] | None = None,
     model_name: str | None = None,
@@ -92,7 +92,7 @@ def prepare_prompt(
     params = read_generation_params(generation_params)
     adapter = find_usable_adapter(adapter_path)
     spec = choose_model(model_name, adapter)
-    messages = openai_messages(prompt, resolve_images(image_urls))
+    messages = openai_messages(prompt, resolve_images(image_urls or []))
     served = ServedAdapter(adapter.name, adapter.path) if adapter else None
     return PreparedPrompt(messages, params, spec, served)
 

@@ -35,7 +35,7 @@ class Session:
             self.child.load_adapter(adapter.name, adapter.path)
         if needed:
             self.load_ms += round((time.monotonic() - started) * 1000, 1)
-            publish_status(self.child)
+            publish_status(loaded=True, adapter=adapter)
 
     def chat(
         self, messages: list[dict[str, Any]], params: GenerationParams, adapter: ServedAdapter | None = None
@@ -45,9 +45,6 @@ class Session:
         return read_answer(self.child.client.chat({"model": model, "messages": messages, **openai_params(params)}))
 
 
-def publish_status(child: ServerProcess | None) -> None:
-    told = child.read_status() if child else {}
-    publish(
-        "model_status",
-        {"loaded": bool(told.get("loaded")), "mode": told.get("mode"), "adapter": told.get("adapter")},
-    )
+def publish_status(*, loaded: bool, adapter: ServedAdapter | None = None) -> None:
+    mode = None if not loaded else "finetuned" if adapter else "base"
+    publish("model_status", {"loaded": loaded, "mode": mode, "adapter": adapter.name if adapter else None})

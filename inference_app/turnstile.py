@@ -31,6 +31,14 @@ class Turnstile:
             self._held = True
             return True
 
+    def __len__(self) -> int:
+        """How many wait."""
+        return len(self._line)
+
+    @property
+    def held(self) -> bool:
+        return self._held
+
     def give(self) -> None:
         with self._changed:
             self._held = False
