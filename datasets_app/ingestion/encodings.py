@@ -4,8 +4,26 @@ import re
 
 # Control characters stand in binary data and in wrong guesses, not in text.
 _CONTROL = re.compile("[\x00-\x08\x0b\x0e-\x1f\x7f-\x9f]")
-CANDIDATES = 5
-PREFERRED = ("cp1252", "cp1251", "cp1250")
+# What spreadsheets and editors write, commoner first. Left to all of its hundred, charset-normalizer took a German line
+# for mac_iceland and a Russian one for cp1125, with the same score as the right answer.
+COMMON = (
+    "cp1252",
+    "cp1251",
+    "cp1250",
+    "cp932",
+    "gb18030",
+    "big5",
+    "cp949",
+    "euc_jp",
+    "cp1253",
+    "cp1254",
+    "cp1255",
+    "cp1256",
+    "cp1257",
+    "koi8_r",
+    "mac_roman",
+    "cp850",
+)
 
 
 def looks_like_damaged_utf8(sample: bytes) -> bool:
@@ -20,12 +38,17 @@ def legacy_encodings(sample: bytes) -> list[str]:
     """Python codec names, the likeliest first; empty when the sample is no text in any of them."""
     from charset_normalizer import from_bytes
 
-    names: list[str] = []
-    for match in list(from_bytes(sample))[:CANDIDATES]:
-        # All of `could_be_from_charset` decode the sample alike; of these, the usual one is the better bet beyond it.
-        alike = [match.encoding, *match.could_be_from_charset]
-        names.append(next((name for name in PREFERRED if name in alike), match.encoding))
-    return [name for name in dict.fromkeys(names) if _is_text(sample, name)]
+    scores: dict[str, tuple[float, float, int]] = {}
+    for match in from_bytes(_telling_lines(sample), cp_isolation=list(COMMON)):
+        # All of `could_be_from_charset` decode the sample alike; scores this close are ties.
+        for name in {match.encoding, *match.could_be_from_charset} & set(COMMON):
+            scores.setdefault(name, (round(match.chaos, 2), -round(match.coherence, 1), COMMON.index(name)))
+    return [name for name in sorted(scores, key=lambda name: scores[name]) if _is_text(sample, name)]
+
+
+def _telling_lines(sample: bytes) -> bytes:
+    """The lines that hold more than ASCII: a thousand plain ones around them only blur the guess."""
+    return b"\n".join(line for line in sample.splitlines() if not line.isascii())
 
 
 def _is_text(sample: bytes, encoding: str) -> bool:

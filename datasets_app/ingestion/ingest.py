@@ -17,6 +17,7 @@ from datasets_app.ingestion.table import write_table
 
 JSONL_SUFFIXES = (".jsonl", ".ndjson")
 TSV_SUFFIXES = (".tsv", ".tab")
+JSONL_HINT = "JSON Lines are UTF-8 text."
 
 
 @dataclass(frozen=True)
@@ -75,7 +76,7 @@ def _is_object_line(sample: str) -> bool:
 
 
 def _refuse_suspect(survey: Survey) -> None:
-    if survey.suspect:
-        code = "nul_character" if survey.suspect == "nul" else "undecodable"
-        message = f"The file holds {'NUL characters' if survey.suspect == 'nul' else 'bytes that are not UTF-8'}."
-        raise refuse(code, message, hint="JSON Lines are UTF-8.")
+    if survey.suspect == "nul":
+        raise refuse("nul_character", "The file holds NUL characters.", hint=JSONL_HINT)
+    if survey.suspect or not survey.encoding.startswith("utf"):
+        raise refuse("undecodable", "The file holds bytes that are not UTF-8.", hint=JSONL_HINT)
