@@ -52,7 +52,7 @@ class RunReporter:
         self.latest: TrainingProgress | None = None
         self.written_at = -math.inf
         self.said_at = -math.inf
-        self.reached = -1
+        self.reached = 0  # the claim made it loading_model
 
     def on_phase(self, phase: str, message: str) -> None:
         """Moves the status forward, never back; `saving` and `verifying` are only a message."""

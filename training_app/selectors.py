@@ -1,6 +1,7 @@
 """Reads of training runs and adapters."""
 
 import math
+import re
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from ftproject.engine.splits import decode_ranges
 from training_app.configuration import LARGEST_ID
 from training_app.models import Adapter, TrainingMetric, TrainingRun
 
+NO_TEXT = re.compile("[\0\ud800-\udfff]")  # what no database takes as text
 LONGEST_REFERENCE = 4096  # PATH_MAX; a longer text cannot be a path that we listed
 STATUS_FIELDS = (
     "status",
@@ -165,7 +167,7 @@ def _adapter_row(reference: str | int) -> Adapter | None:
         return None
     if isinstance(reference, int):
         return adapters.filter(pk=reference).first() if 0 < reference <= LARGEST_ID else None
-    if not reference or len(reference) > LONGEST_REFERENCE or "\0" in reference:
+    if not reference or len(reference) > LONGEST_REFERENCE or NO_TEXT.search(reference):
         return None
     if "/" in reference:
         adapter = adapters.filter(name=reference.rpartition("/")[2]).first()
