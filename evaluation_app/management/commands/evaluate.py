@@ -3,10 +3,12 @@
 import json
 import sys
 from argparse import ArgumentParser
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from django.core.management.base import BaseCommand, CommandError
+from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
@@ -21,14 +23,9 @@ from evaluation_app.waiting import RunsWait
 from ftproject.core.errors import ProductError
 from ftproject.core.storage import publish_file
 
-FIGURES = {
-    "Exact match": "exact_match_accuracy",
-    "Token precision": "token_precision",
-    "Token recall": "token_recall",
-    "Token F1": "token_f1",
-}
 BASE = "base"
 FAILED = 1
+WIDTH_IN_FILES = 160
 
 
 class Command(BaseCommand):
@@ -64,9 +61,10 @@ class Command(BaseCommand):
         RunsWait(dict(zip(requests, started, strict=True)), Console(stderr=True)).until_ended()
         runs = {name: get_run(run_id=run.pk) for name, run in zip(requests, started, strict=True)}
         self.show(runs, as_json=options["json"])
-        failed = [name for name, run in runs.items() if run.status != EvaluationRun.Status.COMPLETED]
+        failed = {name: run for name, run in runs.items() if run.status != EvaluationRun.Status.COMPLETED}
+        for name, run in failed.items():
+            self.stderr.write(self.style.ERROR(f"{name}: run {run.pk} failed: {run.error}"))
         if failed:
-            self.stderr.write(self.style.ERROR(f"Not completed: {', '.join(failed)}"))
             sys.exit(FAILED)
         if options["output"]:
             write_output(options["output"], runs, raw=options["raw"])
@@ -77,7 +75,7 @@ class Command(BaseCommand):
             details = [EvaluationRunDetailSerializer(run).data for run in runs.values()]
             self.stdout.write(json.dumps({"runs": details}, indent=2, ensure_ascii=False, allow_nan=False))
             return
-        console = Console()
+        console = Console(width=None if sys.stdout.isatty() else WIDTH_IN_FILES)
         with console.capture() as captured:
             console.print(results_table(runs))
         self.stdout.write(captured.get())
@@ -130,16 +128,32 @@ def write_output(path: Path, runs: dict[str, EvaluationRun], *, raw: bool) -> No
 
 def results_table(runs: dict[str, EvaluationRun]) -> Table:
     first = next(iter(runs.values()))
-    table = Table(title=Text(f"{first.dataset.filename}, rows: {first.rows}"))
-    for column in ("Model", "Run", "Status", "Rows", "Skipped", *FIGURES, "Unseen rows"):
-        table.add_column(column, justify="left" if column in {"Model", "Status"} else "right")
+    figures = {title: read for title, read in FIGURES.items() if any(read(run) is not None for run in runs.values())}
+    table = Table(box=SIMPLE_HEAD, title=Text(f"{first.dataset.filename}, rows: {first.rows}"))
+    table.add_column("Model", no_wrap=True)
+    for column in ("Run", "Rows", "Skipped", *figures):
+        table.add_column(column, justify="right")
     for name, run in runs.items():
-        unseen = (run.metrics.get("unseen") or {}).get("exact_match_accuracy")
-        figures = [percent(getattr(run, field)) for field in FIGURES.values()]
-        counts = [str(run.num_samples or run.current), "-" if run.num_skipped is None else str(run.num_skipped)]
-        table.add_row(name, str(run.pk), Text(run.error or run.status), *counts, *figures, percent(unseen))
+        counts = [str(run.current), "-" if run.num_skipped is None else str(run.num_skipped)]
+        table.add_row(Text(name), str(run.pk), *counts, *(percent(read(run)) for read in figures.values()))
     return table
 
 
+def figure_of(run: EvaluationRun, part: str, name: str) -> float | None:
+    figures: dict[str, float | None] = run.metrics.get(part) or {}
+    return figures.get(name)
+
+
 def percent(value: float | None) -> str:
-    return "-" if value is None else f"{100 * value:.2f} %"
+    return "-" if value is None else f"{100 * value:.1f} %"
+
+
+# Columns of which no run has a figure are left out.
+FIGURES: dict[str, Callable[[EvaluationRun], float | None]] = {
+    "Exact": lambda run: run.exact_match_accuracy,
+    "Unseen": lambda run: figure_of(run, "unseen", "exact_match_accuracy"),
+    "Precision": lambda run: run.token_precision,
+    "Recall": lambda run: run.token_recall,
+    "F1": lambda run: run.token_f1,
+    "Accuracy": lambda run: figure_of(run, "classification", "accuracy"),
+}
