@@ -13,6 +13,7 @@ from ftproject.engine.backends.base import RowError
 from ftproject.engine.conversations import ResolvedConversation, messages_of
 from ftproject.engine.images import ImageError, inspect_image, open_image
 
+ASSISTANT_TURN = "<|im_start|>assistant\n"  # how every Qwen chat template opens an answer
 IGNORED = -100  # the label that the loss passes over
 PIXEL_CACHE_BYTES = 256 * 1024 * 1024
 
@@ -69,6 +70,9 @@ class RowEncoder:
         if not with_response:
             return prompt, ""
         whole: str = apply(messages, tokenize=False)
+        if not whole.startswith(prompt):
+            # Templates of thinking models open a <think> block for generation that a given answer does not have.
+            prompt = apply(messages[:1], tokenize=False) + ASSISTANT_TURN
         if not whole.startswith(prompt):
             raise RowError("template_mismatch", "the chat template does not begin the answer as it ends the prompt")
         return prompt, whole[len(prompt) :]

@@ -17,7 +17,7 @@ MODEL_CLASSES = {
 }
 PICKLES = (".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt")
 # What Unsloth leaves unquantised on this family: the vision tower and the output layer.
-UNQUANTISED_MODULES = ["visual", "lm_head"]
+UNQUANTISED_MODULES = ["model.visual", "lm_head"]
 
 
 class ModelError(EngineError):
@@ -119,7 +119,8 @@ def load_base_model(path: str, *, device: str, load_in_4bit: bool = False) -> An
 
     facts = model_facts(path)
     limit_cpu_threads()
-    bf16 = device != "cpu" and torch.cuda.is_bf16_supported()
+    # Emulated bfloat16 (before Ampere) is far slower than float16.
+    bf16 = device != "cpu" and torch.cuda.is_bf16_supported(including_emulation=False)
     dtype = choose_dtype(device, bf16=bf16)
     options: dict[str, Any] = {}
     if load_in_4bit and not facts.quantised:

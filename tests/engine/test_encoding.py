@@ -201,3 +201,25 @@ def test_the_processor_survives_saving_under_its_ordinary_class_name(processor: 
     assert '"Qwen3VLProcessor"' in text
     assert "ImageOnly" not in text
     assert pixel_rule_of(load_processor(tmp_path)) == pixel_rule_of(processor)
+
+
+THINKING_TEMPLATE = (
+    "{% for m in messages %}<|im_start|>{{ m.role }}\n{% for c in m.content %}{{ c.text }}{% endfor %}<|im_end|>\n"
+    "{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant\n<think>\n{% endif %}"
+)
+
+
+def test_a_template_that_opens_a_thought_still_gives_the_answer_as_labels(processor: Any) -> None:
+    thinking = copy.copy(processor)
+    thinking.chat_template = THINKING_TEMPLATE
+    encoded = RowEncoder(thinking).encode(row(0, "q", "seven"), with_response=True)
+    kept = [token for token in encoded.labels if token != IGNORED]
+    assert processor.tokenizer.decode(kept) == "seven<|im_end|>\n"
+
+
+def test_a_template_of_another_family_is_refused(processor: Any) -> None:
+    other = copy.copy(processor)
+    other.chat_template = "{{ messages | length }}{% if add_generation_prompt %}ASSISTANT:{% endif %}"
+    with pytest.raises(RowError) as caught:
+        RowEncoder(other).encode(row(0), with_response=True)
+    assert caught.value.code == "template_mismatch"

@@ -142,6 +142,13 @@ def test_all_four_flags_choose_33_modules_of_the_tiny_model(linear_names: list[s
     assert sum(bool(re.fullmatch(lora_target_regex(LoraSettings()), name)) for name in linear_names) == 33
 
 
+def test_four_bit_leaves_the_vision_tower_and_the_output_layer_as_they_are() -> None:
+    model = load_base_model(TINY, device="cpu", load_in_4bit=True)
+    quantised = [name for name, part in model.named_modules() if type(part).__name__ == "Linear4bit"]
+    assert len(quantised) == 3 * (4 + 3)
+    assert all(name.startswith("model.language_model.layers.") for name in quantised)
+
+
 def test_lack_of_memory_is_told_from_other_errors() -> None:
     import torch
 

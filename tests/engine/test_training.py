@@ -249,6 +249,16 @@ def test_checkpoints_come_at_save_steps_and_only_the_newest_are_kept(
     assert latest_checkpoint(job.work_dir) == job.work_dir / "checkpoint-4"
 
 
+def test_a_base_in_four_bit_trains_on_a_cpu_too(tmp_path: Path, digit_rows: list[ResolvedConversation]) -> None:
+    job = training_job(tmp_path, digit_rows[:16], max_steps=6)
+    config = job.effective.config
+    config = replace(config, model=replace(config.model, load_in_4bit=True))
+    recorder = Recorder()
+    result = train(replace(job, effective=replace(job.effective, config=config)), recorder, device=CPU)
+    assert result.adapter_effective is True
+    assert recorder.losses[-1] < recorder.losses[0]
+
+
 def test_without_a_gpu_the_trainer_is_told_float32_and_cpu_explicitly(tmp_path: Path) -> None:
     arguments = trainer_arguments(effective_config().config, tmp_path, heldout=False, cuda=False)
     assert (arguments.use_cpu, arguments.bf16, arguments.fp16) == (True, False, False)

@@ -61,11 +61,10 @@ def build_trainable(effective: EffectiveConfig) -> TrainableModel:
 
 def add_adapter(model: Any, lora: LoraSettings) -> Any:
     """The model with a fresh LoRA on the modules that the four flags choose."""
-    from peft import LoraConfig, get_peft_model, prepare_model_for_kbit_training
+    from peft import LoraConfig, get_peft_model
 
-    if getattr(model, "is_loaded_in_4bit", False):
-        # Checkpointing is the trainer's business; here only norms and inputs are made ready for training.
-        model = prepare_model_for_kbit_training(model, use_gradient_checkpointing=False)
+    # No prepare_model_for_kbit_training: it would turn the unquantised vision tower into float32, and what else it
+    # does (inputs that require gradients) the trainer does itself.
     return get_peft_model(
         model,
         LoraConfig(
