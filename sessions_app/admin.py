@@ -10,12 +10,12 @@ from training_app.admin import AnyModelAdmin, act_on_each, link_to
 
 
 def clone(session: TrainingSession) -> str:
-    return f"Copied to {clone_session(session=session)}."
+    return f"Session {session}: copied to {clone_session(session=session)}."
 
 
 def start(session: TrainingSession) -> str:
     started = start_session(session=session)
-    return f"{session}: run {started.run.pk} is {'queued' if started.waits else 'started'}."
+    return f"Session {session}: run {started.run.pk} is {'queued' if started.waits else 'started'}."
 
 
 @admin.register(TrainingSession)

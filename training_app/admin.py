@@ -61,7 +61,7 @@ def remove_run(run: TrainingRun) -> str:
 
 def remove_adapter(adapter: Adapter) -> str:
     delete_adapter(adapter=adapter)
-    return f"{adapter.name} is deleted."
+    return f"Adapter {adapter.name} is deleted."
 
 
 class ReadOnlyAdmin(AnyModelAdmin):

@@ -80,7 +80,7 @@ def refusal(exc: ConfigError) -> InvalidInputError:
     """The engine's refusal as an answer of the API: same code, same hint, the fields as `errors`."""
     problems = [Problem(code=item.code, message=item.message, field=item.field) for item in exc.problems]
     code = exc.code if len(problems) == 1 else "invalid_input"
-    return InvalidInputError(str(exc), code=code, hint=exc.hint or "", errors=problems)
+    return InvalidInputError(f"{exc}.", code=code, hint=exc.hint or "", errors=problems)
 
 
 def device_name(device: DeviceFacts) -> str:

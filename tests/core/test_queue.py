@@ -12,12 +12,8 @@ from django_q.status import Stat, Status
 from ftproject.core.queue import queue_worker_seen
 
 
-class Pulse(Status):
-    """What a cluster writes about itself (Stat itself wants a running sentinel)."""
-
-
 def beat(status: Any, workers: list[int], seconds: float = 3) -> None:
-    pulse = Pulse(pid=1, cluster_id="c")
+    pulse = Status(pid=1, cluster_id="c")  # what a cluster writes; Stat itself wants a running sentinel
     pulse.status, pulse.workers = status, workers
     caches["queue"].set(Conf.Q_STAT, [Stat.get_key("c")], None)
     caches["queue"].set(Stat.get_key("c"), SignedPackage.dumps(pulse, True), seconds)

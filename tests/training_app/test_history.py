@@ -43,7 +43,7 @@ def test_every_logged_step_is_given(api: Api, dataset: Dataset) -> None:
 def test_events_are_the_messages_of_the_socket(api: Api, dataset: Dataset) -> None:
     run = trained_run(api, sft_config={"max_steps": 2})
     events = api.get(f"{URL}/{run.pk}/events").json()["events"]
-    assert [event["type"] for event in events][0] == "training_status"
+    assert events[0]["type"] == "training_status"
     assert events[-1]["type"] == "training_complete"
     rest = api.get(f"{URL}/{run.pk}/events", since=events[0]["id"], limit=1).json()["events"]
     assert rest == [events[1]]

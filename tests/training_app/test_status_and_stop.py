@@ -8,10 +8,10 @@ import pytest
 from datasets_app.models import Dataset
 from ftproject.core.jobs import Job
 from ftproject.core.models import Event
+from ftproject.engine.backends.base import TrainingProgress
 from tests.training_app.world import Api, claimed, trained_run, work_queue
 from training_app.models import TrainingRun
 from training_app.progress import RunReporter
-from ftproject.engine.backends.base import TrainingProgress
 
 STATUS = "/api/training/status"
 STOP = "/api/training/stop"
