@@ -56,8 +56,14 @@ class UploadParser(MultiPartParser):
         self, stream: IO[Any], media_type: str | None = None, parser_context: Mapping[str, Any] | None = None
     ) -> "DataAndFiles[Any, Any]":
         request = (parser_context or {})["request"]
-        request._request.upload_handlers = [CountedUploadHandler(request._request)]
-        return super().parse(stream, media_type, parser_context)
+        handler = CountedUploadHandler(request._request)
+        request._request.upload_handlers = [handler]
+        try:
+            return super().parse(stream, media_type, parser_context)
+        except Exception:
+            # Django leaves the half file to the garbage collector, which a traceback can keep waiting.
+            handler.upload_interrupted()
+            raise
 
 
 def uploaded_file(request: Request) -> TemporaryUploadedFile:
