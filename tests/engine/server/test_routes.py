@@ -1,0 +1,318 @@
+"""The model server's routes in OpenAI's shapes, over a model of no size."""
+
+import asyncio
+import base64
+import json
+import threading
+from collections.abc import AsyncIterator, Callable
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from starlette.applications import Starlette
+
+from ftproject.engine.backends.base import EngineError, LoadedModel
+from ftproject.engine.server_app import build_app
+from ftproject.engine.server_model import ModelSpec, ServedModel
+from tests.engine.server.conftest import Instant
+from tests.engine.support import TINY, save_image
+
+SPEC = ModelSpec(name="tiny-qwen3-vl", path=TINY, backend="fake")
+PIXEL = base64.b64encode(b"GIF89a\x01\x00\x01\x00\x80\x01\x00\xff\xff\xff\x00\x00\x00,\x00\x00\x00\x00").decode()
+
+
+@pytest.fixture
+def model() -> Instant:
+    made = Instant()
+    made.may_answer.set()
+    return made
+
+
+@pytest.fixture
+def images(tmp_path: Path) -> Path:
+    folder = tmp_path / "images"
+    folder.mkdir()
+    return folder
+
+
+def connect(app: Starlette) -> httpx.AsyncClient:
+    return httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://model")
+
+
+def serve(folder: Path, load: Callable[[ModelSpec], LoadedModel]) -> Starlette:
+    served = ServedModel(SPEC, folder / "adapters", load=load)
+    served.start_loading()  # in the real process the application's lifespan does it
+    return build_app(served, folder / "images")
+
+
+@pytest.fixture
+async def client(model: Instant, images: Path, tmp_path: Path) -> AsyncIterator[httpx.AsyncClient]:
+    (tmp_path / "adapters").mkdir()
+    async with connect(serve(tmp_path, lambda spec: model)) as made:
+        await until_healthy(made)
+        yield made
+
+
+async def until_healthy(client: httpx.AsyncClient) -> None:
+    while (await client.get("/health")).status_code != 200:
+        await asyncio.sleep(0.001)
+
+
+async def ask(client: httpx.AsyncClient, content: Any = "hello", **fields: Any) -> Any:
+    body = {"model": "tiny-qwen3-vl", "messages": [{"role": "user", "content": content}]} | fields
+    return await client.post("/v1/chat/completions", json=body)
+
+
+def with_image(url: str, text: str = "look") -> list[dict[str, Any]]:
+    return [{"type": "image_url", "image_url": {"url": url}}, {"type": "text", "text": text}]
+
+
+def refusal(answer: Any) -> tuple[int, str]:
+    return answer.status_code, answer.json()["error"]["code"]
+
+
+async def test_an_answer_has_openais_shape_and_the_timings(client: httpx.AsyncClient) -> None:
+    body = (await ask(client)).json()
+    assert body["object"] == "chat.completion"
+    assert body["model"] == "tiny-qwen3-vl"
+    message = {"role": "assistant", "content": "hello|"}
+    assert body["choices"] == [{"index": 0, "message": message, "finish_reason": "stop"}]
+    assert body["usage"] == {"prompt_tokens": 3, "completion_tokens": 2, "total_tokens": 5}
+    assert body["timings"]["generation_ms"] == 1.5
+    assert body["timings"]["load_ms"] >= 0
+
+
+async def test_generation_settings_arrive_by_openais_names(client: httpx.AsyncClient, model: Instant) -> None:
+    await ask(client, max_tokens=7, temperature=0.5, top_p=0.4, min_p=0.1, seed=5)
+    params = model.seen[0][1]
+    assert (params.max_new_tokens, params.temperature, params.top_p, params.min_p, params.seed) == (7, 0.5, 0.4, 0.1, 5)
+
+
+async def test_temperature_zero_is_greedy(client: httpx.AsyncClient, model: Instant) -> None:
+    await ask(client, temperature=0)
+    assert model.seen[0][1].greedy
+
+
+async def test_an_image_of_the_cache_is_read_from_its_file(client: httpx.AsyncClient, images: Path) -> None:
+    path = save_image(images / "a picture.png")
+    body = (await ask(client, with_image(path.as_uri()))).json()
+    assert body["choices"][0]["message"]["content"] == f"look|{path.stat().st_size}"
+
+
+async def test_a_data_uri_needs_no_file(client: httpx.AsyncClient) -> None:
+    body = (await ask(client, with_image(f"data:image/gif;base64,{PIXEL}"))).json()
+    assert body["choices"][0]["message"]["content"] == f"look|{len(base64.b64decode(PIXEL))}"
+
+
+@pytest.mark.parametrize(
+    ("url", "code"),
+    [
+        ("http://127.0.0.1/a.png", "image_not_local"),
+        ("https://example.com/a.png", "image_not_local"),
+        ("file:///etc/passwd", "image_not_local"),
+        ("file://elsewhere/etc/passwd", "image_not_local"),
+        ("a.png", "image_not_local"),
+        ("file:///no/such/file", "image_missing"),
+        ("file:///a%00b", "image_missing"),
+        ("data:text/html;base64,AAAA", "data_uri_not_image"),
+    ],
+)
+async def test_no_other_image_is_opened_or_fetched(client: httpx.AsyncClient, url: str, code: str) -> None:
+    assert refusal(await ask(client, with_image(url))) == (400, code)
+
+
+async def test_a_link_out_of_the_image_folder_is_refused(
+    client: httpx.AsyncClient, images: Path, tmp_path: Path
+) -> None:
+    (images / "link.png").symlink_to(save_image(tmp_path / "outside.png"))
+    assert refusal(await ask(client, with_image((images / "link.png").as_uri()))) == (400, "image_not_local")
+
+
+async def test_more_images_than_sixteen_are_refused(client: httpx.AsyncClient, images: Path) -> None:
+    part = with_image(save_image(images / "a.png").as_uri())
+    assert refusal(await ask(client, part[:1] * 17 + part[1:])) == (400, "too_many_images")
+
+
+@pytest.mark.parametrize(
+    "messages",
+    [
+        None,
+        [],
+        "hello",
+        [{"role": "user"}],
+        [{"role": "system", "content": "be kind"}],
+        [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}],
+        [{"role": "user", "content": []}],
+        [{"role": "user", "content": [{"type": "text", "text": 3}]}],
+        [{"role": "user", "content": [{"type": "text", "text": "a"}, {"type": "text", "text": "b"}]}],
+        [
+            {
+                "role": "user",
+                "content": [{"type": "text", "text": "a"}, {"type": "image_url", "image_url": {"url": "x"}}],
+            }
+        ],
+        [{"role": "user", "content": [{"type": "image_url", "image_url": "x"}, {"type": "text", "text": "a"}]}],
+    ],
+)
+async def test_messages_of_another_shape_are_refused_and_not_reordered(
+    client: httpx.AsyncClient, messages: Any
+) -> None:
+    assert refusal(await ask(client, messages=messages)) == (400, "unsupported_messages")
+
+
+@pytest.mark.parametrize(
+    ("fields", "status", "code"),
+    [
+        ({"model": "nobody"}, 404, "model_not_found"),
+        ({"model": 3}, 400, "invalid_model"),
+        ({"stream": True}, 400, "unsupported_parameter"),
+        ({"n": 2}, 400, "unsupported_parameter"),
+        ({"tools": []}, 400, "unsupported_parameter"),
+        ({"max_tokens": 0}, 400, "invalid_parameter"),
+        ({"temperature": -1}, 400, "invalid_parameter"),
+        ({"temperature": "hot"}, 400, "invalid_parameter"),
+    ],
+)
+async def test_what_cannot_be_done_is_said(
+    client: httpx.AsyncClient, fields: dict[str, Any], status: int, code: str
+) -> None:
+    assert refusal(await ask(client, **fields)) == (status, code)
+
+
+@pytest.mark.parametrize("body", [b"", b"[]", b"{", b"\xff", b"[" * 100_000])
+async def test_a_body_that_is_no_json_object_is_refused(client: httpx.AsyncClient, body: bytes) -> None:
+    assert refusal(await client.post("/v1/chat/completions", content=body)) == (400, "invalid_body")
+    assert refusal(await client.post("/v1/load_lora_adapter", content=body)) == (400, "invalid_body")
+
+
+async def test_an_adapter_is_loaded_once_and_listed_as_a_model(
+    client: httpx.AsyncClient, model: Instant, tmp_path: Path
+) -> None:
+    folder = tmp_path / "adapters" / "mine"
+    folder.mkdir()
+    body = {"lora_name": "mine", "lora_path": str(folder)}
+    assert (await client.post("/v1/load_lora_adapter", json=body)).status_code == 200
+    assert refusal(await client.post("/v1/load_lora_adapter", json=body)) == (400, "adapter_loaded")
+    assert model.loaded == [folder]
+    models = (await client.get("/v1/models")).json()["data"]
+    assert [(item["id"], item["parent"]) for item in models] == [("tiny-qwen3-vl", None), ("mine", "tiny-qwen3-vl")]
+    assert (await ask(client, model="mine")).status_code == 200
+    assert model.seen[0][2] == folder
+    status = (await client.get("/status")).json()
+    assert (status["mode"], status["adapter"]) == ("finetuned", "mine")
+    assert (await ask(client)).status_code == 200
+    assert (await client.get("/status")).json()["mode"] == "base"
+
+
+@pytest.mark.parametrize("path", ["/etc", "/", "../..", ""])
+async def test_an_adapter_outside_the_adapters_folder_is_not_opened(
+    client: httpx.AsyncClient, model: Instant, path: str
+) -> None:
+    body = {"lora_name": "evil", "lora_path": path}
+    assert refusal(await client.post("/v1/load_lora_adapter", json=body)) == (404, "adapter_not_found")
+    assert model.loaded == []
+
+
+async def test_an_adapter_that_cannot_be_loaded_is_no_model(client: httpx.AsyncClient, tmp_path: Path) -> None:
+    body = {"lora_name": "bad", "lora_path": str(tmp_path / "adapters" / "broken")}
+    assert refusal(await client.post("/v1/load_lora_adapter", json=body)) == (400, "adapter_incomplete")
+    assert refusal(await ask(client, model="bad")) == (404, "model_not_found")
+
+
+@pytest.mark.parametrize(
+    ("failure", "status", "code"),
+    [
+        (EngineError("prompt_too_long", "9000 tokens"), 400, "prompt_too_long"),
+        (MemoryError(), 503, "out_of_memory"),
+        (ZeroDivisionError("/secret/path"), 500, "generation_failed"),
+    ],
+)
+async def test_a_failing_model_answers_a_code_and_no_trace(
+    client: httpx.AsyncClient, model: Instant, failure: Exception, status: int, code: str
+) -> None:
+    model.failure = failure
+    answer = await ask(client)
+    assert refusal(answer) == (status, code)
+    assert "/secret/path" not in answer.text
+
+
+async def test_one_request_is_answered_at_a_time_and_the_status_meanwhile(
+    client: httpx.AsyncClient, model: Instant
+) -> None:
+    model.may_answer.clear()
+    asked = [asyncio.create_task(ask(client, text)) for text in "abc"]
+    await asyncio.to_thread(model.answering.wait, 5)
+    assert (await client.get("/status")).json()["loaded"] is True
+    model.may_answer.set()
+    answers = [(await task).json()["choices"][0]["message"]["content"] for task in asked]
+    assert answers == ["a|", "b|", "c|"]
+    assert model.most_at_once == 1
+
+
+async def test_a_client_that_left_ends_its_generation(model: Instant, tmp_path: Path) -> None:
+    model.may_answer.clear()
+    app = serve(tmp_path, lambda spec: model)
+    async with connect(app) as client:
+        await until_healthy(client)
+    body = json.dumps({"model": SPEC.name, "messages": [{"role": "user", "content": "long"}]}).encode()
+    coming = [{"type": "http.request", "body": body}, {"type": "http.disconnect"}]
+    sent: list[Any] = []
+
+    async def receive() -> Any:
+        return coming.pop(0) if len(coming) > 1 else coming[0]
+
+    async def send(message: Any) -> None:
+        sent.append(message)
+
+    scope = {"type": "http", "method": "POST", "path": "/v1/chat/completions", "headers": [], "query_string": b""}
+    await asyncio.wait_for(app(scope, receive, send), 5)
+    assert sent[0]["status"] == 499
+    assert model.at_once == 0
+    assert model.seen == []
+
+
+async def test_before_the_model_is_loaded_requests_are_503_and_health_too(tmp_path: Path, model: Instant) -> None:
+    may_load = threading.Event()
+
+    def load(_: ModelSpec) -> Instant:
+        may_load.wait(10)
+        return model
+
+    async with connect(serve(tmp_path, load)) as client:
+        assert (await client.get("/health")).status_code == 503
+        status = (await client.get("/status")).json()
+        assert (status["loaded"], status["mode"], status["device"], status["load_ms"]) == (False, None, None, None)
+        assert status["loading_percent"] < 100
+        may_load.set()
+        await until_healthy(client)
+        status = (await client.get("/status")).json()
+        assert (status["loading_percent"], status["memory_mb"]) == (100, 12)
+        assert status["load_ms"] > 0
+
+
+@pytest.mark.parametrize(
+    ("failure", "code", "said"),
+    [
+        (EngineError("model_not_found", "there is no such model"), "model_not_found", "no such model"),
+        (RuntimeError("/secret/path"), "model_load_failed", "RuntimeError"),
+        (MemoryError(), "out_of_memory", "memory"),
+    ],
+)
+async def test_a_model_that_cannot_be_loaded_says_why(tmp_path: Path, failure: Exception, code: str, said: str) -> None:
+    def load(_: ModelSpec) -> Instant:
+        raise failure
+
+    async with connect(serve(tmp_path, load)) as client:
+        while not (error := (await client.get("/status")).json()["error"]):
+            await asyncio.sleep(0.001)
+        assert error["code"] == code
+        assert said in error["message"]
+        assert "/secret" not in error["message"]
+        assert (await client.get("/health")).status_code == 503
+        assert (await ask(client)).json()["error"]["code"] == code
+
+
+@pytest.mark.parametrize(("path", "status"), [("/nothing", 404), ("/v1/chat/completions", 405)])
+async def test_unknown_routes_are_refused(client: httpx.AsyncClient, path: str, status: int) -> None:
+    assert (await client.get(path)).status_code == status
