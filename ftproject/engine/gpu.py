@@ -45,10 +45,12 @@ def device_facts() -> DeviceFacts:
     torch was built for it: a CPU wheel beside a fine GPU computes on the CPU.
     """
     nothing = DeviceFacts(cuda=False, name=None, memory_total_mb=None, bf16=False)
-    if os.environ.get("CUDA_VISIBLE_DEVICES", "all") in ("", "-1") or not torch_has_cuda():
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES", "0").split(",")[0].strip()
+    if visible in ("", "-1") or not torch_has_cuda():
         return nothing
     devices = _read_devices(_device_identity)
-    return devices[0] if devices else nothing
+    first = int(visible) if visible.isdecimal() else 0  # a UUID is not looked up: GPUs of one machine are mostly alike
+    return devices[first] if first < len(devices) else nothing
 
 
 def torch_has_cuda() -> bool:

@@ -137,6 +137,15 @@ def test_a_hidden_gpu_and_a_cpu_build_of_torch_do_not_count(
     assert gpu.device_facts().cuda is False
 
 
+@pytest.mark.parametrize(("visible", "name"), [("1,0", "NVIDIA Test 1"), ("GPU-4f2a", "NVIDIA Test 0"), ("7", None)])
+def test_the_facts_are_those_of_the_first_visible_device(
+    nvml: FakeNvml, monkeypatch: pytest.MonkeyPatch, visible: str, name: str | None
+) -> None:
+    monkeypatch.setattr(gpu, "torch_has_cuda", lambda: True)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
+    assert gpu.device_facts().name == name
+
+
 def test_the_build_of_torch_is_read_without_importing_it(tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     import importlib.util
 
