@@ -1,11 +1,12 @@
 """Writes what a training run reports to its row, its metrics and the event table, without slowing the run."""
 
+import logging
 import math
 import time
 from collections.abc import Callable
 from dataclasses import asdict, fields, replace
 
-from django.db import transaction
+from django.db import OperationalError, transaction
 
 from ftproject.core.errors import ProductError
 from ftproject.core.events import TrainingProgressEvent, publish
@@ -13,7 +14,10 @@ from ftproject.core.jobs import Job
 from ftproject.engine.adapters import finite
 from ftproject.engine.backends.base import TrainingProgress
 from training_app.models import TrainingMetric, TrainingRun
+from training_app.persistence import persistently
 from training_app.services import publish_status
+
+logger = logging.getLogger(__name__)
 
 # Steps of the tiny model come at 10/s; a commit for each would cost a fifth of them on a slow disk.
 WRITE_SECONDS = 0.2
@@ -65,11 +69,14 @@ class RunReporter:
             self.say(text)
             return
         self.reached = place
-        if self.run.advance(phase, message=text):
-            publish_status(self.run)
+        if persistently(lambda: self.run.advance(phase, message=text)):
+            self.tell_status()
+
+    def tell_status(self) -> None:
+        persistently(lambda: publish_status(self.run))
 
     def say(self, message: str) -> None:
-        self.run.note(message=message[:LONGEST_MESSAGE])
+        persistently(lambda: self.run.note(message=message[:LONGEST_MESSAGE]))
 
     def on_rows_read(self, done: int, total: int) -> None:
         if time.monotonic() - self.said_at >= SAY_SECONDS:
@@ -82,7 +89,7 @@ class RunReporter:
 
     def on_warning(self, message: str) -> None:
         if message not in self.run.warnings:
-            self.run.note(warnings=[*self.run.warnings, message])
+            persistently(lambda: self.run.note(warnings=[*self.run.warnings, message]))
 
     def on_progress(self, progress: TrainingProgress) -> None:
         broken = progress.loss is not None and not math.isfinite(progress.loss)
@@ -101,16 +108,24 @@ class RunReporter:
         self.pending.append(progress)
 
     def flush(self) -> None:
+        """Writes what is pending; a database that is locked for long costs a later update, never the training."""
         if not self.pending:
             return
+        self.written_at = time.monotonic()
+        try:
+            self.write_pending()
+        except OperationalError:
+            logger.warning("%s: the database is busy, progress is kept for later", self.run.name, exc_info=True)
+        else:
+            self.pending = []
+
+    def write_pending(self) -> None:
         steps = {progress.step: progress for progress in self.pending}
         with transaction.atomic():
             self.note_progress(self.pending[-1])
             write_metrics(self.run, list(steps.values()))
             for progress in self.pending:
                 publish("training_progress", self.progress_event(progress), run_kind=self.run.KIND, run_id=self.run.pk)
-        self.pending = []
-        self.written_at = time.monotonic()
 
     def note_progress(self, progress: TrainingProgress) -> None:
         # A step without a held-out loss does not erase the last one that was measured.

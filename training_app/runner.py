@@ -3,6 +3,7 @@
 import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from datasets_app.preparation import PreparedRow, prepare_rows
@@ -16,8 +17,9 @@ from ftproject.engine.training import train
 from training_app.adapter_services import complete_training, new_adapter_dir
 from training_app.configuration import resolve_config
 from training_app.models import TrainingRun
+from training_app.persistence import persistently
 from training_app.progress import RunReporter, StoppedBeforeFirstStepError, summarise_reasons
-from training_app.services import publish_status, require_free_disk
+from training_app.services import require_free_disk
 
 
 class RunFailedError(ProductError):
@@ -38,7 +40,7 @@ class SplitRows:
 def execute_training(job: TrainingRun, should_stop: Callable[[], bool]) -> None:
     """Runs one claimed training run to its end; whatever goes wrong is raised, and ends the row in `error`."""
     reporter = RunReporter(job, should_stop)
-    publish_status(job)
+    reporter.tell_status()
     try:
         effective, _ = resolve_config(from_dict(job.config), backend=job.backend)
         require_free_disk(model_name=effective.model_name)
@@ -138,7 +140,8 @@ def finish_training(job: TrainingRun, result: TrainingResult) -> None:
     too_long = {row.index for row in result.skipped_rows}
     trained = [index for index in decode_ranges(job.trained_rows) if index not in too_long]
     heldout = [index for index in decode_ranges(job.heldout_rows) if index not in too_long]
-    complete_training(
+    completion = partial(
+        complete_training,
         run=job,
         folder=result.adapter_path,
         effective=result.adapter_effective,
@@ -153,6 +156,7 @@ def finish_training(job: TrainingRun, result: TrainingResult) -> None:
         num_heldout_rows=len(heldout),
         num_skipped_rows=(job.num_skipped_rows or 0) + len(too_long),
     )
+    persistently(completion)
     if not result.stopped_early:  # a stopped run keeps its last checkpoint, to be taken up again
         shutil.rmtree(run_dir(job.KIND, job.pk) / "checkpoints", ignore_errors=True)
 

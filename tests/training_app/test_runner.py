@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from django.db import OperationalError, connection
 
 from datasets_app.models import Dataset
 from ftproject.core.jobs import Job
@@ -24,7 +25,7 @@ from ftproject.engine.backends.base import (
 from ftproject.engine.backends.fake import FakeBackend
 from ftproject.engine.splits import decode_ranges
 from tests.training_app.world import Api, claimed, load_dataset, numbered_rows, picture, trained_run, work_queue
-from training_app import adapter_services, services
+from training_app import adapter_services, persistence, progress, services
 from training_app.models import Adapter, TrainingMetric, TrainingRun
 from training_app.runner import execute_training
 
@@ -273,3 +274,44 @@ def test_the_checkpoints_of_a_completed_run_are_removed(
     train_with(monkeypatch, train)
     run = trained_run(api)
     assert not (run_dir("training", run.pk) / "checkpoints").exists()
+
+
+class LockedDatabase:
+    """Refuses the first writes to a table, as a database does that another process holds."""
+
+    def __init__(self, table: str, times: int) -> None:
+        self.table, self.times = table, times
+
+    def __call__(self, execute: Any, sql: str, params: Any, many: bool, context: Any) -> Any:
+        if self.times and sql.startswith(("INSERT", "UPDATE")) and self.table in sql:
+            self.times -= 1
+            raise OperationalError("database is locked")
+        return execute(sql, params, many, context)
+
+
+@pytest.mark.parametrize(
+    ("table", "times"), [("training_app_trainingmetric", 3), ("training_app_adapter", 4), ("core_event", 2)]
+)
+def test_a_database_that_is_locked_for_a_while_costs_no_training(
+    api: Api, dataset: Dataset, monkeypatch: pytest.MonkeyPatch, table: str, times: int
+) -> None:
+    monkeypatch.setattr(persistence, "PAUSE_SECONDS", 0)
+    monkeypatch.setattr(progress, "WRITE_SECONDS", 0)
+    run = claimed(queued(api, sft_config={"max_steps": 9}))
+    with connection.execute_wrapper(LockedDatabase(table, times)):
+        execute_training(run, lambda: False)
+    run.refresh_from_db()
+    assert run.status == "completed"
+    assert list(run.logged.values_list("step", flat=True)) == list(range(1, 10))
+    assert run.adapter.path.is_dir()
+
+
+def test_a_database_that_stays_locked_keeps_the_folder_for_rescue(
+    api: Api, dataset: Dataset, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(persistence, "PAUSE_SECONDS", 0)
+    run = claimed(queued(api))
+    with connection.execute_wrapper(LockedDatabase("training_app_adapter", 99)), pytest.raises(OperationalError):
+        execute_training(run, lambda: False)
+    assert not Adapter.objects.exists()
+    assert len(list(adapters_dir().iterdir())) == 1
