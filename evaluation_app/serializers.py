@@ -1,5 +1,6 @@
 """Request and response shapes of evaluation."""
 
+from dataclasses import asdict
 from typing import Any
 
 from drf_spectacular.utils import extend_schema_field
@@ -10,13 +11,13 @@ from ftproject.core.jobs import queue_position
 from ftproject.core.pagination import PageSerializer
 from ftproject.core.serializers import StrictBooleanField, StrictCharField, StrictIntegerField, StrictSerializer
 from ftproject.engine.fields import section_schema
-from ftproject.engine.hyperparameters import GenerationParams
+from ftproject.engine.hyperparameters import EVALUATION_GENERATION, GenerationParams
 
 LARGEST_LIMIT = 1_000_000_000
 LONGEST_PATH = 4096
 
 
-@extend_schema_field({"oneOf": [{"type": "string"}, {"type": "integer"}, {"type": "null"}]})
+@extend_schema_field({"oneOf": [{"type": "string"}, {"type": "integer"}]})
 class AdapterReferenceField(serializers.Field[Any, Any, Any, Any]):
     """An adapter by path, name or id."""
 
@@ -36,9 +37,15 @@ class AdapterReferenceField(serializers.Field[Any, Any, Any, Any]):
         return value
 
 
-@extend_schema_field(
-    section_schema(GenerationParams, "Greedy by default; do_sample false ignores the sampling fields.")
-)
+def generation_schema() -> dict[str, Any]:
+    """The engine's settings with evaluation's own, greedy defaults."""
+    schema = section_schema(GenerationParams, "Greedy by default; do_sample false ignores the sampling fields.")
+    for name, value in asdict(EVALUATION_GENERATION).items():
+        schema["properties"][name]["default"] = value
+    return schema
+
+
+@extend_schema_field(generation_schema())
 class GenerationParamsField(serializers.Field[Any, Any, Any, Any]):
     """Checked by the engine, where names, ranges and defaults live."""
 
@@ -59,6 +66,8 @@ class JsonIntegerField(StrictIntegerField):
 
 
 class RunEvaluationSerializer(StrictSerializer):
+    """Which model answers which rows, and how; `{}` is the base model on every row of the current dataset."""
+
     adapter_path = AdapterReferenceField(
         default=None, allow_null=True, help_text="Path, name or id of an adapter; null evaluates the base model."
     )
@@ -126,6 +135,7 @@ def describe_stop(run: EvaluationRun) -> dict[str, Any]:
 class EvaluationRunSerializer(serializers.ModelSerializer[EvaluationRun]):
     adapter = serializers.CharField(source="adapter.name", default=None, allow_null=True)
     dataset_id = serializers.IntegerField()
+    metrics = serializers.DictField(help_text="all, seen, unseen and classification; null where unknown.")
 
     class Meta:
         model = EvaluationRun
@@ -163,6 +173,9 @@ class EvaluationRunDetailSerializer(EvaluationRunSerializer):
     mapping_version = serializers.IntegerField(source="mapping.version")
     eta = serializers.FloatField(source="eta_seconds", allow_null=True)
     elapsed_seconds = serializers.FloatField(allow_null=True)
+    generation_params = serializers.DictField()
+    model_settings = serializers.DictField(help_text="How the base model was loaded.")
+    warnings = serializers.ListField(child=serializers.CharField())
     queue_position = serializers.SerializerMethodField()
 
     class Meta(EvaluationRunSerializer.Meta):

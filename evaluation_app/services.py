@@ -26,21 +26,25 @@ def start_evaluation(
 ) -> tuple[EvaluationRun, int | None]:
     """A queued run and its queue position, None when it starts at once; the same key and body give the same run."""
     digest = hash_request(request)
+    if earlier := find_earlier_run(idempotency_key, digest):
+        return earlier
+    # Planning may read a whole column: not in a transaction, which on SQLite would keep every other writer out.
+    run = plan_run(request)
+    run.idempotency_key, run.request_sha256 = idempotency_key or None, digest
     try:
         with transaction.atomic():
-            return find_earlier_run(idempotency_key, digest) or create_run(request, idempotency_key, digest)
-    except IntegrityError:
-        # On PostgreSQL two requests with one key can both find nothing; the unique key lets one of them win.
-        earlier = find_earlier_run(idempotency_key, digest)
-        if earlier is None:
-            raise
-        return earlier
+            return queue_run(run)
+    except IntegrityError:  # the same key came in twice at once, and the other request was first
+        if earlier := find_earlier_run(idempotency_key, digest):
+            return earlier
+        raise
 
 
 def start_evaluations(*, requests: Sequence[EvaluationRequest]) -> list[EvaluationRun]:
     """Queues several runs, all of them or none."""
+    runs = [plan_run(request) for request in requests]
     with transaction.atomic():
-        return [start_evaluation(request=request)[0] for request in requests]
+        return [queue_run(run)[0] for run in runs]
 
 
 def hash_request(request: EvaluationRequest) -> str:
@@ -52,9 +56,7 @@ def find_earlier_run(key: str | None, digest: str) -> tuple[EvaluationRun, int |
     return (run, waiting_position(run)) if isinstance(run, EvaluationRun) else None
 
 
-def create_run(request: EvaluationRequest, key: str | None, digest: str) -> tuple[EvaluationRun, int | None]:
-    run = plan_run(request)
-    run.idempotency_key, run.request_sha256 = key or None, digest
+def queue_run(run: EvaluationRun) -> tuple[EvaluationRun, int | None]:
     run.message = "Waiting for the queue"
     run.save()
     enqueue_job(run)

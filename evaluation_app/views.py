@@ -127,7 +127,11 @@ class EvaluationViewSet(ApiViewSet):
     )
     @action(detail=False, methods=["get"], url_path=r"export/(?P<run_id>[0-9]+)")
     def export(self, request: Request, run_id: str) -> StreamingHttpResponse:
-        """One line per dataset row in the run's scope, skipped rows included, results after its own columns."""
+        """One line per dataset row in the run's scope, skipped rows included, results after the row's own columns.
+
+        A result column whose name the dataset has already gets `_eval` behind it. In CSV, cells that a spreadsheet
+        would run as a formula get an apostrophe before them unless `raw=1`; JSON is exact.
+        """
         query = self.check_query(ExportQuerySerializer, request)
         run = get_exportable_run(run_id=int(run_id))
         if query["format"] == "json":
@@ -164,7 +168,9 @@ class EvaluationRunViewSet(ApiViewSet):
         """Everything about one run, finished or not."""
         return Response(EvaluationRunDetailSerializer(get_run(run_id=int(pk))).data)
 
-    @extend_schema(operation_id="evaluation_runs_destroy", tags=["evaluation"], responses=EvaluationDeletedSerializer)
+    @extend_schema(
+        operation_id="evaluation_runs_destroy", tags=["evaluation"], responses={200: EvaluationDeletedSerializer}
+    )
     def destroy(self, request: Request, pk: str) -> Response:
         """Deletes a finished run with its samples."""
         delete_evaluation(run=get_run(run_id=int(pk)))

@@ -8,6 +8,7 @@ from rest_framework.test import APIClient
 
 from datasets_app.models import ColumnMapping, Dataset
 from evaluation_app.models import EvaluationRun
+from ftproject.engine.gpu import device_facts
 from training_app.models import Adapter
 
 pytestmark = pytest.mark.django_db
@@ -229,6 +230,23 @@ def test_the_same_key_answers_even_when_the_request_would_be_refused_by_now(
     first = api.post(RUN, body, format="json", HTTP_IDEMPOTENCY_KEY="once").json()
     Adapter.objects.update(effective=False)
     assert api.post(RUN, body, format="json", HTTP_IDEMPOTENCY_KEY="once").json() == first
+
+
+def test_two_requests_with_one_key_at_once_start_one_run(
+    api: APIClient, dataset: Dataset, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The second comes in while the first asks for the device: after its look for the key, before its row."""
+    answers: list[Any] = []
+
+    def slow_driver() -> Any:
+        if not answers:
+            answers.append(None)
+            answers[0] = api.post(RUN, {}, format="json", HTTP_IDEMPOTENCY_KEY="once").json()
+        return device_facts()
+
+    monkeypatch.setattr("training_app.configuration.device_facts", slow_driver)
+    assert api.post(RUN, {}, format="json", HTTP_IDEMPOTENCY_KEY="once").json() == answers[0]
+    assert EvaluationRun.objects.count() == 1
 
 
 def test_the_same_key_with_another_body_is_a_conflict(api: APIClient, dataset: Dataset) -> None:
