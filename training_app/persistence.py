@@ -5,7 +5,7 @@ import time
 from collections.abc import Callable
 from typing import TypeVar
 
-from django.db import OperationalError
+from django.db import OperationalError, transaction
 
 logger = logging.getLogger(__name__)
 
@@ -15,14 +15,19 @@ Result = TypeVar("Result")
 
 
 def persistently(write: Callable[[], Result]) -> Result:
-    """The result of `write`, which must be safe to repeat; hours of training must not end for one busy moment.
+    """The result of `write`, all of it or nothing; hours of training must not end for one busy moment.
 
     Each attempt waits for a lock as long as the database is set to (SQLite: 20 s).
     """
     for attempt in range(1, ATTEMPTS):
         try:
-            return write()
+            return whole(write)
         except OperationalError:
             logger.warning("the database could not be written to, attempt %s of %s", attempt, ATTEMPTS, exc_info=True)
             time.sleep(PAUSE_SECONDS)
-    return write()
+    return whole(write)
+
+
+def whole(write: Callable[[], Result]) -> Result:
+    with transaction.atomic():
+        return write()
