@@ -2,10 +2,12 @@
 
 import codecs
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
+from datasets_app.ingestion.csv_blocks import UnprovenError, proven_groups
 from datasets_app.ingestion.csv_records import CsvForm, CsvRecords
 from datasets_app.ingestion.delimiters import detect_delimiter
 from datasets_app.ingestion.jsonl_records import JsonlRecords
@@ -51,15 +53,27 @@ def ingest_file(path: Path, survey: Survey, filename: str, target: Path) -> Tabl
             return _store(JsonlRecords(lines), target, "jsonl", survey.encoding, "")
         delimiter = detect_delimiter(sample, prefer="\t" if suffix in TSV_SUFFIXES else None)
         form = CsvForm(path, survey.encoding, delimiter, survey.decode_errors, survey.suspect)
-        kind = "tsv" if delimiter == "\t" else "csv"
-        return _store(CsvRecords(form, lines), target, kind, survey.encoding, delimiter)
+        return _store_csv(CsvRecords(form, lines), target)
+
+
+def _store_csv(records: CsvRecords, target: Path) -> TableFacts:
+    form = records.form
+    facts = ("tsv" if form.delimiter == "\t" else "csv", form.encoding, form.delimiter)
+    if form.encoding in {"utf-8", "utf-8-sig"} and not form.suspect:
+        groups = proven_groups(form.path, records.columns, form.delimiter)
+        with suppress(UnprovenError):
+            return _stored(records.columns, write_table(target, records.columns, groups), *facts)
+    return _store(records, target, *facts)
 
 
 def _store(records: Records, target: Path, kind: str, encoding: str, delimiter: str) -> TableFacts:
-    num_rows = write_table(target, records.columns, records.groups())
+    return _stored(records.columns, write_table(target, records.columns, records.groups()), kind, encoding, delimiter)
+
+
+def _stored(columns: list[str], num_rows: int, kind: str, encoding: str, delimiter: str) -> TableFacts:
     if not num_rows:
         raise refuse("no_rows", "The file holds a header but no row.", hint="Add at least one row below the header.")
-    return TableFacts(kind, encoding, delimiter, records.columns, num_rows)
+    return TableFacts(kind, encoding, delimiter, columns, num_rows)
 
 
 def _sample_text(survey: Survey) -> str:

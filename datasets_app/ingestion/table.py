@@ -35,7 +35,8 @@ def write_table(path: Path, columns: list[str], groups: Iterable[Sequence[Any]])
     # No dictionaries or statistics: nobody filters by value, and they cost more than the plain text.
     with pq.ParquetWriter(path, schema, compression="lz4", use_dictionary=False, write_statistics=False) as writer:
         for group in groups:
-            table = pa.table([pa.array(cells, pa.string()) for cells in group], schema=schema)
+            arrays = [cells if isinstance(cells, pa.ChunkedArray) else pa.array(cells, pa.string()) for cells in group]
+            table = pa.table(arrays, schema=schema)
             writer.write_table(table, row_group_size=max(table.num_rows, 1))
             total += table.num_rows
     return total

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from datasets_app.ingestion import csv_records, lines, table
+from datasets_app.ingestion import csv_blocks, csv_records, lines, table
 from datasets_app.ingestion.delimiters import detect_delimiter
 from datasets_app.ingestion.ingest import TableFacts, ingest_file
 from datasets_app.ingestion.survey import survey_file
@@ -87,6 +87,47 @@ def test_whatever_the_csv_module_writes_comes_back(
     facts, found = take(tmp_path, text.getvalue().encode(encoding))
     assert [tuple(row.values()) for row in found] == rows
     assert (facts.delimiter, facts.encoding, facts.num_rows) == (delimiter, encoding, len(rows))
+
+
+def strictly(path: Path) -> list[tuple[str, ...]]:
+    with lines.Lines(path, "utf-8", "strict") as source:
+        records = csv_records.CsvRecords(csv_records.CsvForm(path, "utf-8", ","), source)
+        return [row for group in records.groups() for row in zip(*group, strict=True)]
+
+
+@settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(body=st.text(st.sampled_from('a",\n\r \ufeff'), max_size=30))
+def test_what_the_fast_reader_vouches_for_the_strict_reader_reads_alike(tmp_path: Path, body: str) -> None:
+    path = tmp_path / "upload"
+    path.write_text("p,q\n" + body, encoding="utf-8", newline="")
+    try:
+        groups = list(csv_blocks.proven_groups(path, ["p", "q"], ","))
+    except csv_blocks.UnprovenError:
+        return
+    fast = [row for group in groups for row in zip(*(column.to_pylist() for column in group), strict=True)]
+    assert fast == strictly(path)
+
+
+@pytest.mark.parametrize("size", [16, 31, 64])
+def test_records_across_blocks_are_read_alike(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, size: int) -> None:
+    monkeypatch.setattr(csv_blocks, "BLOCK", size)
+    cells = ["plain", 'say "hi"', "a,b", "two\nlines", "", "x" * 100, "\ufeffmark", "ü\r\n"]
+    text = io.StringIO(newline="")
+    writer = csv.writer(text)
+    writer.writerow(["p", "q"])
+    expected = [(first, second) for first in cells for second in cells]
+    writer.writerows(expected)
+    _, rows = take(tmp_path, text.getvalue().encode())
+    assert [tuple(row.values()) for row in rows] == expected
+
+
+def test_an_ordinary_file_takes_the_fast_way(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def strict_reader(self: object) -> None:
+        raise AssertionError("the strict reader was asked")
+
+    monkeypatch.setattr(csv_records.CsvRecords, "groups", strict_reader)
+    facts, _ = take(tmp_path, b'prompt,response\n"a ""b"", c",d\r\n"",e\n\nf,g')
+    assert facts.num_rows == 3
 
 
 @pytest.mark.parametrize("delimiter", [",", ";", "\t", "|"])
@@ -239,7 +280,7 @@ def test_a_name_that_no_mapping_could_hold_is_refused(tmp_path: Path) -> None:
 
 def test_a_cell_over_the_limit_names_its_row(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(csv_records, "MAX_CELL_CHARS", 1000)
-    error = refusal(tmp_path, b"prompt,response\na,b\nc," + b"x" * 1001 + b"\n")
+    error = refusal(tmp_path, b'prompt,response\n5" pipe,b\nc,' + b"x" * 1001 + b"\n")
     assert (error.code, error.errors[0].row) == ("cell_too_large", 2)
 
 
