@@ -79,12 +79,12 @@ class CompareSerializer(GenerateSerializer):
 
 class GeneratedSerializer(serializers.Serializer[Any]):
     output = serializers.CharField()
-    model_type = serializers.ChoiceField(["base", "finetuned"])
+    model_type = serializers.CharField(help_text="base or finetuned.")
     generation_time_ms = serializers.FloatField(help_text="Generation alone.")
     load_time_ms = serializers.FloatField(help_text="What this request waited for loading; 0 when all was loaded.")
     prompt_tokens = serializers.IntegerField()
     completion_tokens = serializers.IntegerField()
-    finish_reason = serializers.ChoiceField(["stop", "length"])
+    finish_reason = serializers.CharField(help_text="stop, or length when max_new_tokens cut it off.")
     model_name = serializers.CharField()
     adapter = serializers.CharField(allow_null=True)
 
@@ -97,10 +97,10 @@ class ComparedSerializer(serializers.Serializer[Any]):
     load_time_ms = serializers.FloatField()
     base_prompt_tokens = serializers.IntegerField()
     base_completion_tokens = serializers.IntegerField()
-    base_finish_reason = serializers.ChoiceField(["stop", "length"])
+    base_finish_reason = serializers.CharField(help_text="stop, or length when max_new_tokens cut it off.")
     finetuned_prompt_tokens = serializers.IntegerField()
     finetuned_completion_tokens = serializers.IntegerField()
-    finetuned_finish_reason = serializers.ChoiceField(["stop", "length"])
+    finetuned_finish_reason = serializers.CharField(help_text="stop, or length when max_new_tokens cut it off.")
     model_name = serializers.CharField()
     adapter = serializers.CharField()
     seed = serializers.IntegerField(allow_null=True, help_text="Both answers were drawn with it; null when greedy.")

@@ -6,7 +6,7 @@ from rest_framework import serializers
 
 
 class HealthSerializer(serializers.Serializer[Any]):
-    status = serializers.ChoiceField(["ok"])
+    status = serializers.CharField(help_text="ok: the server and its database answer.")
     version = serializers.CharField()
     database = serializers.CharField(help_text="The kind of database, which has just answered.")
     queue_worker = serializers.BooleanField(help_text="Whether a worker of the GPU queue was seen in the last seconds.")
@@ -35,7 +35,7 @@ class GpuSerializer(GpuFactsSerializer):
 
 class ModelStatusSerializer(serializers.Serializer[Any]):
     loaded = serializers.BooleanField()
-    mode = serializers.ChoiceField(["base", "finetuned"], allow_null=True, help_text="Who gave the last answer.")
+    mode = serializers.CharField(allow_null=True, help_text="base or finetuned: which gave the last answer.")
     adapter = serializers.CharField(allow_null=True)
     model_name = serializers.CharField(allow_null=True)
     device = serializers.CharField(allow_null=True)
@@ -48,4 +48,4 @@ class ModelStatusSerializer(serializers.Serializer[Any]):
 
 
 class UnloadedSerializer(serializers.Serializer[Any]):
-    status = serializers.ChoiceField(["unloaded"])
+    status = serializers.CharField(help_text="unloaded, also when nothing was loaded.")
