@@ -3,10 +3,10 @@
 import logging
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 
 from django.conf import settings
-from django.db import transaction
 
 from datasets_app.preparation import PreparedRow, prepare_rows
 from evaluation_app.models import EvaluationRun, Sample
@@ -17,13 +17,14 @@ from evaluation_app.splits import rows_in_scope, seen_rows
 from ftproject.core.errors import ProductError
 from ftproject.core.jobs import Job, requeue_job
 from ftproject.core.storage import models_dir
-from ftproject.core.tasks import is_draining
+from ftproject.core.tasks import drain_flag
 from ftproject.engine.backends import get_backend
 from ftproject.engine.backends.base import EngineError, Generation, LoadedModel, SkippedRow
 from ftproject.engine.classification import known_labels
 from ftproject.engine.configs import EVALUATION_GENERATION, parse_generation_params, resolve_model
 from ftproject.engine.conversations import ResolvedConversation
 from ftproject.engine.gpu import device_facts
+from training_app.persistence import persistently
 
 logger = logging.getLogger(__name__)
 
@@ -63,20 +64,20 @@ class RunningEvaluation:
         self.enter(Job.Status.LOADING_MODEL, f"Loading {self.job.model_name}")
         model = self.load_model()
         self.enter(Job.Status.PREPARING_DATA, "Preparing rows and images")
-        progress = ProgressReporter(self.job, done=self.job.samples.count())
+        progress = ProgressReporter(self.job)
         missing = self.prepare()
         writer = SampleWriter(self.job, self.labels(missing), seen_rows(self.job))
         skipped = [writer.skipped(row.resolved.conversation, reason_of(row)) for row in missing if row.skipped]
-        self.store(skipped, progress)
+        progress.add(skipped)
         self.enter(Job.Status.EVALUATING, f"Answering {self.job.total} rows")
         self.answer(model, [row.resolved for row in missing if not row.skipped], writer, progress)
         progress.flush()
 
     def enter(self, status: str, message: str) -> None:
         self.check_stop()
-        if not self.job.advance(status, message=message):
+        if not persistently(lambda: self.job.advance(status, message=message)):
             raise EvaluationStoppedError
-        publish_status(self.job)
+        persistently(lambda: publish_status(self.job))
 
     def check_stop(self) -> None:
         if self.should_stop():
@@ -134,7 +135,7 @@ class RunningEvaluation:
         from ftproject.engine.generation import evaluate_rows
 
         def on_batch(done: list[tuple[ResolvedConversation, Generation]]) -> None:
-            self.store([writer.answered(row.conversation, answer) for row, answer in done], progress)
+            progress.add([writer.answered(row.conversation, answer) for row, answer in done])
 
         outcome = evaluate_rows(
             model,
@@ -147,15 +148,7 @@ class RunningEvaluation:
         )
         if outcome.stopped:
             raise EvaluationStoppedError
-        self.store(unanswerable(rows, outcome.failed, writer), progress)
-
-    def store(self, samples: Sequence[Sample], progress: ProgressReporter) -> None:
-        """Samples, count and event in one transaction: after a kill the row never claims more than is stored."""
-        if not samples:
-            return
-        with transaction.atomic():
-            Sample.objects.bulk_create(samples)
-            progress.add(len(samples))
+        progress.add(unanswerable(rows, outcome.failed, writer))
 
 
 def reason_of(row: PreparedRow) -> str:
@@ -173,16 +166,27 @@ def complete(job: EvaluationRun) -> None:
     figures, warnings = summarise(job)
     if figures["num_samples"] != job.total:
         raise RuntimeError(f"{figures['num_samples']} samples are stored for {job.total} rows")
-    with transaction.atomic():
-        job.finish(
-            Job.Status.COMPLETED, message="Completed", eta_seconds=None, warnings=[*job.warnings, *warnings], **figures
-        )
+    warnings = [*job.warnings, *warnings]
+    end = partial(job.finish, Job.Status.COMPLETED, message="Completed", eta_seconds=None, warnings=warnings, **figures)
+    persistently(end)
+
+
+def stopped_by_shutdown(job: EvaluationRun) -> bool:
+    """A user's stop came before the server's; with a bare SIGTERM there is none in the row."""
+    job.refresh_from_db(fields=["stop_requested_at"])
+    try:
+        draining_since = drain_flag().stat().st_mtime
+    except FileNotFoundError:
+        return False
+    return job.stop_requested_at is None or job.stop_requested_at.timestamp() >= draining_since
 
 
 def give_back_or_end(job: EvaluationRun) -> None:
     done = job.samples.count()
     job.note(eta_seconds=None)
-    if is_draining() and requeue_job(job, message=f"Interrupted by a shutdown after {done} of {job.total} rows"):
+    if stopped_by_shutdown(job) and requeue_job(
+        job, message=f"Interrupted by a shutdown after {done} of {job.total} rows"
+    ):
         publish_status(job)
         return
     job.finish(Job.Status.ERROR, error=f"Stopped after {done} of {job.total} rows.", stopped_early=True)

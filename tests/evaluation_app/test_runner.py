@@ -1,5 +1,6 @@
 """A run from claim to figures: skipped rows, resuming, stopping, failing, and what the sockets are told."""
 
+import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -11,12 +12,12 @@ from datasets_app.models import Dataset
 from evaluation_app import progress
 from evaluation_app.models import EvaluationRun, Sample
 from evaluation_app.runner import EvaluationFailedError, execute_evaluation
-from ftproject.core.jobs import claim_job, reap_dead_jobs, requeue_job
+from ftproject.core.jobs import claim_job, reap_dead_jobs, requeue_job, stop_job
 from ftproject.core.models import Event
 from ftproject.core.run_context import execute
 from ftproject.core.tasks import drain_flag, run_next_job
 from ftproject.engine.backends.base import EngineError, RowError
-from ftproject.engine.backends.fake import FakeModel
+from ftproject.engine.backends.fake import FakeBackend, FakeModel
 from tests.evaluation_app.conftest import rows_of
 from training_app.models import Adapter
 
@@ -256,10 +257,10 @@ def test_what_a_transaction_did_not_finish_is_neither_stored_nor_counted(
     run = start(api)
     assert claim_job(run)
 
-    def power_cut(self: Any, rows: int) -> None:
+    def power_cut(self: Any, reached: int) -> None:
         raise PowerCutError
 
-    monkeypatch.setattr(progress.ProgressReporter, "add", power_cut)
+    monkeypatch.setattr(progress.ProgressReporter, "eta", power_cut)
     with pytest.raises(PowerCutError):
         execute_evaluation(run, lambda: False)
     run.refresh_from_db()
@@ -280,6 +281,56 @@ def test_a_shutdown_puts_the_run_back_and_the_next_start_goes_on(
     work()
     run.refresh_from_db()
     assert (run.status, run.num_samples) == ("completed", 10)
+
+
+def test_a_run_that_the_user_had_stopped_before_the_shutdown_does_not_come_back(
+    api: APIClient, dataset: Dataset, work: Work
+) -> None:
+    run = start(api)
+
+    def user_then_server() -> bool:
+        if run.samples.count() <= 4:
+            return False
+        stop_job(run)
+        time.sleep(0.01)  # a file's time is as coarse as the kernel's tick
+        drain_flag().touch()
+        return True
+
+    work(should_stop=user_then_server)
+    run.refresh_from_db()
+    assert (run.status, run.error) == ("error", "Stopped after 5 of 10 rows.")
+
+
+def test_a_run_that_the_server_stops_by_flag_comes_back(api: APIClient, dataset: Dataset, work: Work) -> None:
+    run = start(api)
+
+    def server_by_flag() -> bool:
+        if run.samples.count() <= 4:
+            return False
+        drain_flag().touch()
+        stop_job(run, reason="The server is shutting down")
+        return True
+
+    work(should_stop=server_by_flag)
+    run.refresh_from_db()
+    assert (run.status, run.stop_requested_at) == ("queued", None)
+
+
+def test_a_run_that_the_server_put_back_before_its_rows_stays_in_the_queue(
+    api: APIClient, dataset: Dataset, work: Work, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = start(api)
+    load = FakeBackend.load
+
+    def put_back_meanwhile(self: FakeBackend, *args: Any, **kwargs: Any) -> Any:
+        drain_flag().touch()
+        assert requeue_job(EvaluationRun.objects.get(pk=run.pk), message="Waiting for the next start")
+        return load(self, *args, **kwargs)
+
+    monkeypatch.setattr(FakeBackend, "load", put_back_meanwhile)
+    work()
+    run.refresh_from_db()
+    assert (run.status, run.message, run.samples.count()) == ("queued", "Waiting for the next start", 0)
 
 
 def test_a_run_that_the_user_stops_keeps_its_samples_and_says_how_far_it_came(
