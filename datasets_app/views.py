@@ -26,21 +26,25 @@ class DatasetViewSet(ApiViewSet):
 
     @extend_schema(tags=TAGS, responses=s.DatasetListSerializer)
     def list(self, request: Request) -> Response:
+        """All uploads, newest first."""
         datasets = selectors.list_datasets()
         return Response({"datasets": s.DatasetResponseSerializer(datasets, many=True).data})
 
     @extend_schema(tags=TAGS, responses=s.UploadResponseSerializer)
     def retrieve(self, request: Request, pk: str) -> Response:
+        """One dataset with its first five rows."""
         return Response(described(selectors.get_dataset(dataset_id=int(pk[:19]))))
 
-    @extend_schema(tags=TAGS, responses=s.DeletedSerializer)
+    @extend_schema(tags=TAGS, responses={200: s.DeletedSerializer})
     def destroy(self, request: Request, pk: str) -> Response:
+        """Deletes a dataset with its mappings and rows; 409 while a run refers to it."""
         dataset = selectors.get_dataset(dataset_id=int(pk[:19]))
         return Response({"status": "deleted", "id": services.dataset_delete(dataset=dataset)})
 
     @extend_schema(tags=TAGS, request=None, responses=s.UploadResponseSerializer)
     @action(detail=True, methods=["post"])
     def activate(self, request: Request, pk: str) -> Response:
+        """Makes an earlier upload the current dataset."""
         dataset = selectors.get_dataset(dataset_id=int(pk[:19]))
         return Response(described(services.dataset_activate(dataset=dataset)))
 
@@ -52,6 +56,7 @@ class DatasetViewSet(ApiViewSet):
     )
     @action(detail=False, methods=["post"], parser_classes=[UploadParser])
     def upload(self, request: Request) -> Response:
+        """Stores a CSV, TSV, JSON Lines or Parquet file and makes it current; every cell stays text, verbatim."""
         file = uploaded_file(request)
         return Response(described(services.dataset_upload(file=file, filename=file.name or "dataset")))
 
@@ -63,6 +68,7 @@ class DatasetViewSet(ApiViewSet):
     )
     @action(detail=False, methods=["get"])
     def columns(self, request: Request) -> Response:
+        """The column names in the order of the file."""
         dataset = self.named_dataset(request)
         return Response({"columns": dataset.columns, "dataset_id": dataset.pk})
 
@@ -74,6 +80,7 @@ class DatasetViewSet(ApiViewSet):
     )
     @action(detail=False, methods=["get"])
     def info(self, request: Request) -> Response:
+        """The facts of the dataset; `loaded` is false before any upload."""
         dataset_id = self.check_query(s.DatasetQuerySerializer, request).get("dataset_id")
         if dataset_id is None and selectors.current_dataset() is None:
             return Response({"loaded": False, **dict.fromkeys(s.DATASET_FIELDS)})
@@ -81,10 +88,15 @@ class DatasetViewSet(ApiViewSet):
         return Response({"loaded": True, **s.DatasetResponseSerializer(dataset).data})
 
     @extend_schema(
-        methods=["GET"], tags=TAGS, parameters=[s.DatasetQuerySerializer], responses=s.MappingResponseSerializer
+        methods=["GET"],
+        description="The newest version of the mapping; 404 with a suggestion before any was set.",
+        tags=TAGS,
+        parameters=[s.DatasetQuerySerializer],
+        responses=s.MappingResponseSerializer,
     )
     @extend_schema(
         methods=["POST"],
+        description="Saves what each column is for as a new version; the same mapping again keeps its version.",
         tags=TAGS,
         parameters=[s.DatasetQuerySerializer],
         request=s.MappingSerializer,
@@ -109,6 +121,7 @@ class DatasetViewSet(ApiViewSet):
     )
     @action(detail=False, methods=["post"])
     def preview(self, request: Request) -> Response:
+        """One page of rows; past the end it is empty."""
         body = self.check_body(s.PreviewSerializer, request)
         dataset = self.named_dataset(request, body)
         page = Page(body["page"], body["page_size"], dataset.num_rows)
@@ -119,6 +132,7 @@ class DatasetViewSet(ApiViewSet):
     @extend_schema(tags=TAGS, parameters=[s.ConversationsQuerySerializer], responses=s.ConversationsResponseSerializer)
     @action(detail=False, methods=["get"], url_path="preview/conversations")
     def conversations(self, request: Request) -> Response:
+        """Rows as the conversations that training and evaluation see, skipped ones marked."""
         query = self.check_query(s.ConversationsQuerySerializer, request)
         dataset = selectors.get_dataset(dataset_id=query.get("dataset_id"))
         mapping = selectors.get_mapping(dataset=dataset)
