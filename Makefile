@@ -19,7 +19,7 @@ serve: $(VENV)/installed
 
 test: $(VENV)/installed-dev
 	$(BIN)/python -m coverage erase
-	$(BIN)/python -m pytest --cov --cov-report=term -m "not gpu"
+	$(BIN)/python -m pytest --cov --cov-report=term
 
 lint: $(VENV)/installed-dev
 	$(BIN)/ruff format --check .

@@ -34,7 +34,7 @@ def main() -> None:
             sft = {**LONG_TRAINING["sft_config"], "max_steps": STEPS}
             run_id = served.start_training({**LONG_TRAINING, "sft_config": sft})
             received = [listener.result(timeout=600) for listener in listeners]
-        page = served.api.get(f"/api/training/runs/{run_id}/events", page_size=500)
+        page = served.api.get(f"/api/training/runs/{run_id}/events", limit=500)
         wanted = {"training_progress", "training_complete"}
         stored = [event["id"] for event in page["events"] if event["type"] in wanted]
         complete = sum([number for number, _ in frames] == stored for frames in received)

@@ -173,8 +173,3 @@ class ConversationsResponseSerializer(serializers.Serializer[Any]):
     count = serializers.IntegerField()
     total = serializers.IntegerField()
     dataset_id = serializers.IntegerField()
-
-
-class DeletedSerializer(serializers.Serializer[Any]):
-    status = serializers.CharField()
-    id = serializers.IntegerField()

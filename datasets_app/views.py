@@ -13,6 +13,7 @@ from datasets_app.models import Dataset
 from datasets_app.uploads import UploadParser, uploaded_file
 from ftproject.core.errors import InvalidInputError
 from ftproject.core.pagination import Page
+from ftproject.core.serializers import DeletedSerializer
 from ftproject.core.views import ApiViewSet
 from ftproject.engine.conversations import Conversation, messages_of
 
@@ -35,7 +36,7 @@ class DatasetViewSet(ApiViewSet):
         """One dataset with its first five rows."""
         return Response(described(selectors.get_dataset(dataset_id=int(pk[:19]))))
 
-    @extend_schema(tags=TAGS, responses={200: s.DeletedSerializer})
+    @extend_schema(tags=TAGS, responses={200: DeletedSerializer})
     def destroy(self, request: Request, pk: str) -> Response:
         """Deletes a dataset with its mappings and rows; 409 while a run refers to it."""
         dataset = selectors.get_dataset(dataset_id=int(pk[:19]))

@@ -56,22 +56,13 @@ class GenerationParamsField(serializers.Field[Any, Any, Any, Any]):
         return value
 
 
-class JsonIntegerField(StrictIntegerField):
-    """A whole number of a JSON body, where digits in quotes are text."""
-
-    def to_internal_value(self, data: Any) -> int:
-        if isinstance(data, str):
-            self.fail("invalid")
-        return super().to_internal_value(data)
-
-
 class RunEvaluationSerializer(StrictSerializer):
     """Which model answers which rows, and how; `{}` is the base model on every row of the current dataset."""
 
     adapter_path = AdapterReferenceField(
         default=None, allow_null=True, help_text="Path, name or id of an adapter; null evaluates the base model."
     )
-    sample_limit = JsonIntegerField(
+    sample_limit = StrictIntegerField(
         default=None, allow_null=True, min_value=1, max_value=LARGEST_LIMIT, help_text="Rows from the top; null: all."
     )
     rows = serializers.ChoiceField(
@@ -85,7 +76,7 @@ class RunEvaluationSerializer(StrictSerializer):
         default=None, allow_null=True, max_length=200, help_text="The positive one of two labels."
     )
     generation_params = GenerationParamsField(default=None, allow_null=True)
-    dataset_id = JsonIntegerField(
+    dataset_id = StrictIntegerField(
         default=None, allow_null=True, min_value=1, max_value=2**63 - 1, help_text="Null: the current dataset."
     )
     model_name = StrictCharField(
@@ -211,7 +202,7 @@ class RunQuerySerializer(StrictSerializer):
     )
 
 
-class SampleQuerySerializer(PageSerializer, StrictSerializer):
+class SampleQuerySerializer(PageSerializer):
     correct = serializers.BooleanField(default=None, allow_null=True, help_text="Exact match, or not.")
     skipped = serializers.BooleanField(default=None, allow_null=True)
     seen = serializers.BooleanField(default=None, allow_null=True, help_text="Seen in training, or not.")
@@ -252,11 +243,6 @@ class SamplePageSerializer(serializers.Serializer[Any]):
     page_size = serializers.IntegerField()
     total = serializers.IntegerField()
     total_pages = serializers.IntegerField()
-
-
-class EvaluationDeletedSerializer(serializers.Serializer[Any]):
-    status = serializers.ChoiceField(choices=["deleted"])
-    id = serializers.IntegerField()
 
 
 class ExportQuerySerializer(StrictSerializer):

@@ -18,7 +18,6 @@ from evaluation_app.selectors import (
     page_of_samples,
 )
 from evaluation_app.serializers import (
-    EvaluationDeletedSerializer,
     EvaluationRunDetailSerializer,
     EvaluationRunListSerializer,
     EvaluationRunSerializer,
@@ -35,6 +34,7 @@ from evaluation_app.serializers import (
     describe_stop,
 )
 from evaluation_app.services import delete_evaluation, start_evaluation, stop_current_evaluation, stop_evaluation
+from ftproject.core.serializers import DeletedSerializer
 from ftproject.core.views import ApiViewSet
 from training_app.serializers import read_idempotency_key
 
@@ -168,9 +168,7 @@ class EvaluationRunViewSet(ApiViewSet):
         """Everything about one run, finished or not."""
         return Response(EvaluationRunDetailSerializer(get_run(run_id=int(pk))).data)
 
-    @extend_schema(
-        operation_id="evaluation_runs_destroy", tags=["evaluation"], responses={200: EvaluationDeletedSerializer}
-    )
+    @extend_schema(operation_id="evaluation_runs_destroy", tags=["evaluation"], responses={200: DeletedSerializer})
     def destroy(self, request: Request, pk: str) -> Response:
         """Deletes a finished run with its samples."""
         delete_evaluation(run=get_run(run_id=int(pk)))

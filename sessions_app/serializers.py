@@ -65,7 +65,7 @@ class ImportSessionSerializer(StrictSerializer):
         return value
 
 
-class SessionPageSerializer(StrictSerializer, PageSerializer):
+class SessionPageSerializer(PageSerializer):
     page_size = StrictIntegerField(default=MAX_PAGE_SIZE, min_value=1, max_value=MAX_PAGE_SIZE)
 
 

@@ -7,9 +7,10 @@ from rest_framework.decorators import action
 from rest_framework.request import Request
 from rest_framework.response import Response
 
+from ftproject.core.serializers import DeletedSerializer
 from ftproject.core.views import ApiViewSet
 from sessions_app import selectors, serializers, services
-from training_app.serializers import DeletedSerializer, describe_start, read_idempotency_key
+from training_app.serializers import describe_start, read_idempotency_key
 
 CREATE_EXAMPLE = {"name": "experiment-1", "description": "Testing lr=2e-4"}
 SAVE_EXAMPLE = {
@@ -67,7 +68,7 @@ class SessionViewSet(ApiViewSet):
         session = services.update_session(session=selectors.get_session(session_id=int(session_id)), values=values)
         return Response(selectors.session_facts(session))
 
-    @extend_schema(operation_id="sessions_delete", tags=["sessions"], responses=DeletedSerializer)
+    @extend_schema(operation_id="sessions_delete", tags=["sessions"], responses={200: DeletedSerializer})
     def destroy(self, request: Request, session_id: str) -> Response:
         """Deletes a session; its run and adapter stay."""
         services.delete_session(session=selectors.get_session(session_id=int(session_id)))

@@ -1,20 +1,10 @@
-"""Shared fixtures: a data directory of the test session's own, and no way out to the network."""
+"""Shared fixtures: a data directory for one test, and no way out to the network."""
 
-import os
 import socket
-import tempfile
 from pathlib import Path
 from typing import Any
 
 import pytest
-
-# Before Django reads its settings: the tests never touch the developer's data directory or environment.
-for name in [name for name in os.environ if name.startswith("QWEN3VL_") and name != "QWEN3VL_DATABASE_URL"]:
-    del os.environ[name]
-os.environ["QWEN3VL_DATA_DIR"] = tempfile.mkdtemp(prefix="qwen3vl-tests-")
-os.environ.setdefault("OMP_NUM_THREADS", "1")
-os.environ["HF_HUB_OFFLINE"] = "1"
-os.environ["TOKENIZERS_PARALLELISM"] = "false"
 
 LOOPBACK = ("127.", "::1", "localhost")
 

@@ -16,7 +16,7 @@ from training_app.services import StartedRun, TrainingPlan
 LONGEST_KEY = 200
 
 
-class PageQuerySerializer(StrictSerializer, PageSerializer):
+class PageQuerySerializer(PageSerializer):
     """page and page_size, nothing else."""
 
 
@@ -68,11 +68,6 @@ class StoppedSerializer(serializers.Serializer[Any]):
     status = serializers.ChoiceField(["stopping", "cancelled"])
     run_id = serializers.IntegerField()
     message = serializers.CharField()
-
-
-class DeletedSerializer(serializers.Serializer[Any]):
-    status = serializers.ChoiceField(["deleted"])
-    id = serializers.IntegerField()
 
 
 class AdapterSerializer(serializers.ModelSerializer[Adapter]):

@@ -9,6 +9,7 @@ from rest_framework.decorators import action
 from rest_framework.request import Request
 from rest_framework.response import Response
 
+from ftproject.core.serializers import DeletedSerializer
 from ftproject.core.views import ApiViewSet
 from training_app import adapter_services, selectors, serializers, services
 from training_app.configuration import openapi_start_schema, start_schema
@@ -98,7 +99,7 @@ class TrainingRunViewSet(ApiViewSet):
         """One run with the body it was started with and its effective configuration."""
         return Response(selectors.run_details(selectors.get_run(run_id=int(run_id))))
 
-    @extend_schema(operation_id="training_runs_delete", tags=["training"], responses=serializers.DeletedSerializer)
+    @extend_schema(operation_id="training_runs_delete", tags=["training"], responses={200: DeletedSerializer})
     def destroy(self, request: Request, run_id: str) -> Response:
         """Deletes a run that has ended and whose adapter is gone."""
         services.delete_run(run=selectors.get_run(run_id=int(run_id)))
@@ -183,7 +184,7 @@ class AdapterViewSet(ApiViewSet):
         """One adapter."""
         return Response(serializers.AdapterDetailSerializer(selectors.find_adapter(reference=name)).data)
 
-    @extend_schema(operation_id="training_adapters_delete", tags=["adapters"], responses=serializers.DeletedSerializer)
+    @extend_schema(operation_id="training_adapters_delete", tags=["adapters"], responses={200: DeletedSerializer})
     def destroy(self, request: Request, name: str) -> Response:
         """Deletes an adapter that no evaluation refers to."""
         adapter = selectors.find_adapter_row(reference=name)

@@ -11,6 +11,7 @@ import psutil
 from django.apps import apps
 from django.db import models, transaction
 from django.db.models import Q
+from django.db.models.functions import Coalesce
 from django.utils import timezone
 
 from ftproject.core.errors import ConflictError
@@ -197,10 +198,11 @@ def stop_job(job: Job, *, reason: str = "Stop requested") -> Job:
         fresh = manager.get(pk=job.pk)
         fresh.on_end()
         return fresh
-    stopped = manager.filter(pk=job.pk, status__in=Job.ACTIVE).update(
-        status=Job.Status.STOPPING, stop_requested_at=now, message=reason
-    )
-    if not stopped:
+    running = manager.filter(pk=job.pk, status__in=Job.ACTIVE)
+    # Asking again must not put off the SIGTERM that follows a flag nobody heeds.
+    if not running.update(
+        status=Job.Status.STOPPING, stop_requested_at=Coalesce("stop_requested_at", now), message=reason
+    ):
         raise ConflictError(
             f"{job.KIND.capitalize()} run {job.pk} is not running.",
             code="no_active_run",

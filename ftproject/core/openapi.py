@@ -51,3 +51,11 @@ def add_problem_component(result: dict[str, Any], **_: Any) -> dict[str, Any]:
     """Post-processing hook of drf-spectacular."""
     result.setdefault("components", {}).setdefault("schemas", {})["Problem"] = PROBLEM_SCHEMA
     return result
+
+
+def strip_trailing_slashes(result: dict[str, Any], **_: Any) -> dict[str, Any]:
+    """Post-processing hook: both slash forms answer; the schema names the one that the user's document uses."""
+    collections = {"/api/datasets/", "/api/sessions/"}
+    paths = result["paths"]
+    result["paths"] = {path if path in collections else path.rstrip("/"): item for path, item in paths.items()}
+    return result

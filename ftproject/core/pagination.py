@@ -3,15 +3,15 @@
 from dataclasses import dataclass
 from math import ceil
 
-from rest_framework import serializers
+from ftproject.core.serializers import StrictIntegerField, StrictSerializer
 
 MAX_PAGE_SIZE = 500
 MAX_PAGE = 10_000_000
 
 
-class PageSerializer(serializers.Serializer[dict[str, int]]):
-    page = serializers.IntegerField(default=1, min_value=1, max_value=MAX_PAGE)
-    page_size = serializers.IntegerField(default=20, min_value=1, max_value=MAX_PAGE_SIZE)
+class PageSerializer(StrictSerializer):
+    page = StrictIntegerField(default=1, min_value=1, max_value=MAX_PAGE)
+    page_size = StrictIntegerField(default=20, min_value=1, max_value=MAX_PAGE_SIZE)
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from django.http import QueryDict
 from rest_framework import serializers
 
 from ftproject.core.errors import did_you_mean
@@ -29,7 +30,8 @@ class StrictIntegerField(serializers.IntegerField):
     """A whole JSON number; in a query string the same field takes digits."""
 
     def to_internal_value(self, data: Any) -> int:
-        if isinstance(data, bool | float):
+        in_query_string = isinstance(getattr(self.root, "initial_data", None), QueryDict)
+        if isinstance(data, bool | float) or (isinstance(data, str) and not in_query_string):
             self.fail("invalid")
         return super().to_internal_value(data)
 
@@ -50,3 +52,10 @@ class StrictSerializer(serializers.Serializer[Any]):
             if unknown:
                 raise serializers.ValidationError(unknown)
         return super().to_internal_value(data)
+
+
+class DeletedSerializer(serializers.Serializer[Any]):
+    """The answer of every DELETE."""
+
+    status = serializers.ChoiceField(["deleted"])
+    id = serializers.IntegerField()

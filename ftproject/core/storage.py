@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import time
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -10,6 +11,8 @@ from pathlib import Path
 from django.conf import settings
 
 PARTIAL = ".partial-"
+WRITTEN_BESIDE = ("adapters", "datasets", "images", "exports")
+LEFTOVER_SECONDS = 3600.0
 
 
 def data_path(*parts: str) -> Path:
@@ -90,16 +93,14 @@ def fsync_path(path: Path) -> None:
         os.close(descriptor)
 
 
-def sweep_partials() -> int:
-    """Removes what a killed process left half-written; call only while no other server uses the data directory."""
-    found = [
-        path
-        for folder in ("adapters", "datasets", "images", "exports")
-        for path in _folder(folder).rglob(f"{PARTIAL}*")
-    ]
-    for path in found:
+def sweep_partials(older_than: float = LEFTOVER_SECONDS) -> int:
+    """Removes what killed processes left half-written. Young ones stay: a command may be writing beside the server."""
+    found = [path for folder in WRITTEN_BESIDE for path in _folder(folder).rglob(f"{PARTIAL}*")]
+    found += list(_folder("tmp").iterdir())  # uploads that were cut off
+    stale = [path for path in found if path.exists() and path.stat().st_mtime < time.time() - older_than]
+    for path in stale:
         if path.is_dir():
             shutil.rmtree(path, ignore_errors=True)
         else:
             path.unlink(missing_ok=True)
-    return len(found)
+    return len(stale)

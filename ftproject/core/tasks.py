@@ -62,7 +62,11 @@ def drain_flag() -> Path:
 
 
 def supervise(job: Job, token: str, executor: Executor) -> None:
-    handle = executor.submit(job.KIND, job.pk, job.claim)
+    try:
+        handle = executor.submit(job.KIND, job.pk, job.claim)
+    except OSError as exc:
+        job.finish(Job.Status.ERROR, error=f"The run process could not be started: {exc}")
+        raise
     try:
         watch(job, token, handle)
     finally:

@@ -145,7 +145,8 @@ def progress_bars(console: Console) -> Progress:
 
 def print_report(report: DemoReport, console: Console) -> None:
     evaluated = report.finetuned["num_samples"] - report.finetuned["num_skipped"]
-    table = Table(title=f"Base against fine-tuned on {evaluated} held-out rows that training never saw")
+    console.print(f"\nBase against fine-tuned on {evaluated} held-out rows that training never saw:")
+    table = Table()
     for column in ("", "Base", "Fine-tuned"):
         table.add_column(column, justify="left" if not column else "right")
     for title, name in METRICS.items():

@@ -81,7 +81,7 @@ def test_an_unknown_route_is_a_problem_and_no_page(path: str, client: Client) ->
 
 
 def body(client: Client, raw: bytes, content_type: str = "application/json") -> Any:
-    return client.post("/api/sessions/", raw, content_type=content_type)
+    return client.generic("POST", "/api/sessions/", raw, content_type=content_type)
 
 
 @pytest.mark.django_db

@@ -20,7 +20,7 @@ def claimed() -> Any:
     return job
 
 
-def run(job: Any, runner: Callable[[Any, Callable[[], bool]], None]) -> int:
+def run(job: Any, runner: Callable[[Any, Callable[[], bool]], Any]) -> int:
     return run_context.execute(runner, job.KIND, job.pk, job.claim)
 
 

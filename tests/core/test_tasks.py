@@ -129,7 +129,7 @@ def test_a_job_cancelled_while_it_waits_for_the_device_never_starts(monkeypatch:
     job = make_training()
     acquire_lease("inference:1")
     executor = use(monkeypatch, ScriptedExecutor(ScriptedHandle(0)))
-    monkeypatch.setattr(tasks.time, "sleep", lambda _: stop_job(job))
+    monkeypatch.setattr("time.sleep", lambda _: stop_job(job))
     assert tasks.run_next_job() == "nothing to do"
     assert executor.submitted == []
 

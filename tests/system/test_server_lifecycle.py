@@ -27,8 +27,8 @@ def test_a_shutdown_asks_training_to_save_and_puts_back_what_had_not_begun() -> 
         claim_job(job)
     training.advance("training")
     assert serving.stop_active_jobs() == [training.name]
-    for job in (loading, training, waiting):
-        job.refresh_from_db()
+    for row in (loading, training, waiting):
+        row.refresh_from_db()
     assert [loading.status, training.status, waiting.status] == ["queued", "stopping", "queued"]
 
 
@@ -76,7 +76,7 @@ def test_a_taken_port_is_named_with_what_to_do() -> None:
 def test_the_lock_of_a_data_directory_names_its_holder(data_dir: Path) -> None:
     with (
         serving.sole_server("http://127.0.0.1:1234"),
-        pytest.raises(CommandError, match="127[.]0[.]0[.]1:1234"),
+        pytest.raises(CommandError, match=r"127[.]0[.]0[.]1:1234"),
         serving.sole_server("http://127.0.0.1:5678"),
     ):
         pass
@@ -133,7 +133,7 @@ def failing_server() -> Iterator[str]:
 
 def test_the_client_says_what_the_server_said(failing_server: str, tmp_path: Path) -> None:
     api = ApiClient(failing_server)
-    with pytest.raises(ApiError, match="404 dataset_not_loaded: No dataset[.] Upload one[.]"):
+    with pytest.raises(ApiError, match=r"404 dataset_not_loaded: No dataset[.] Upload one[.]"):
         api.get("/problem")
     with pytest.raises(ApiError, match="404: <html>"):
         api.get("/page")

@@ -51,6 +51,16 @@ class Served:
             time.sleep(0.2)
         raise AssertionError(f"{path} stayed at {answer}; log:\n{self.log.read_text()[-4000:]}")
 
+    def wait_for_step(self, run_id: int, step: int, seconds: float = 180) -> None:
+        deadline = time.monotonic() + seconds
+        while time.monotonic() < deadline:
+            run = self.get(f"/api/training/runs/{run_id}")
+            assert run["status"] not in {"completed", "error"}, run
+            if (run["current_step"] or 0) >= step:
+                return
+            time.sleep(0.2)
+        raise AssertionError(f"run {run_id} did not reach step {step}; log:\n{self.log.read_text()[-4000:]}")
+
     def interrupt(self, seconds: float = 30) -> int:
         """Ctrl+C; the exit code."""
         self.process.send_signal(signal.SIGINT)

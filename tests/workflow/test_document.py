@@ -84,9 +84,12 @@ class Walk:
         """Brings about the situation that the document takes for granted at this point."""
         if block.heading == "Stop Training (graceful)":
             run_id = self.train(LONG)
-            self.server.wait_for(f"/api/training/runs/{run_id}", "status", {"training", "error"})
+            # After the warm-up: an adapter of one step at learning rate 0 would rightly be refused as fine-tuned.
+            self.server.wait_for_step(run_id, 10)
         elif block.heading == "Run Evaluation":
             self.settle_training()
+        elif block.heading == "List Evaluation Runs":
+            self.evaluate_until(1)
         elif block.heading == "Get Run Details":
             self.evaluate_until(3)
 

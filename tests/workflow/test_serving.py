@@ -15,6 +15,7 @@ import httpx
 import psutil
 import pytest
 from websockets.sync.client import connect
+from websockets.typing import Origin
 
 from tests.workflow.served import ROOT, Served, free_port, served
 
@@ -170,7 +171,7 @@ def test_events_of_a_run_reach_ten_sockets_complete_and_in_order(server: Served)
         time.sleep(1)
         run_id = start(server, {"sft_config": {**QUICK["sft_config"], "max_steps": 20}})["run_id"]
         received = [socket.result(timeout=180) for socket in sockets]
-    stored = [event["id"] for event in server.get(f"/api/training/runs/{run_id}/events", page_size=500)["events"]]
+    stored = [event["id"] for event in server.get(f"/api/training/runs/{run_id}/events", limit=500)["events"]]
     for frames in received:
         assert [number for number, _, _ in frames] == stored
     delays = [delay for frames in received for _, _, delay in frames]
@@ -179,7 +180,7 @@ def test_events_of_a_run_reach_ten_sockets_complete_and_in_order(server: Served)
 
 def test_a_socket_of_another_site_is_refused(server: Served) -> None:
     with pytest.raises(Exception, match=r"403|4401|rejected"):  # noqa: SIM117
-        with connect(f"ws://localhost:{server.port}/ws", origin="https://evil.example", proxy=None) as socket:
+        with connect(f"ws://localhost:{server.port}/ws", origin=Origin("https://evil.example"), proxy=None) as socket:
             socket.recv(timeout=5)
 
 

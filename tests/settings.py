@@ -1,0 +1,18 @@
+"""Settings of the test session: the product's own, in a data directory and an environment of the session's own.
+
+pytest-django reads the settings before any conftest, so the environment is cleaned here.
+"""
+
+import os
+import tempfile
+
+for name in [name for name in os.environ if name.startswith("QWEN3VL_") and name != "QWEN3VL_DATABASE_URL"]:
+    del os.environ[name]
+os.environ["QWEN3VL_DATA_DIR"] = tempfile.mkdtemp(prefix="qwen3vl-tests-")
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ["HF_HUB_OFFLINE"] = "1"
+os.environ["TOKENIZERS_PARALLELISM"] = "false"
+# Child processes of the tests are the product itself and choose their own data directory.
+os.environ["DJANGO_SETTINGS_MODULE"] = "ftproject.settings"
+
+from ftproject.settings import *  # noqa: E402, F403
