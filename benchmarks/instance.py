@@ -31,6 +31,7 @@ class Instance:
     url: str
     api: ApiClient
     first_answer_s: float
+    answered_at: float
 
     def processes(self) -> list[psutil.Process]:
         main = psutil.Process(self.process.pid)
@@ -75,7 +76,7 @@ def instance(name: str) -> Iterator[Instance]:
             sys.exit(f"the server did not start, see {log.name}")
         time.sleep(0.02)
     try:
-        yield Instance(process, url, ApiClient(url), time.monotonic() - started)
+        yield Instance(process, url, ApiClient(url), time.monotonic() - started, time.time())
     finally:
         if process.poll() is None:
             process.terminate()
