@@ -27,7 +27,7 @@ class Job(models.Model):
 
     ::
 
-        queued --> loading_model --> preparing_data --> training | evaluating --> completed
+        queued --> loading_model --> preparing_data --> training | evaluating | working --> completed
           |              |                 |                    |
           |              +-----------------+--------------------+--> stopping --> completed
           |                                |                             |
@@ -43,6 +43,7 @@ class Job(models.Model):
         PREPARING_DATA = "preparing_data"
         TRAINING = "training"
         EVALUATING = "evaluating"
+        WORKING = "working"
         STOPPING = "stopping"
         COMPLETED = "completed"
         ERROR = "error"
@@ -50,6 +51,8 @@ class Job(models.Model):
     TERMINAL: ClassVar[frozenset[str]] = frozenset({Status.COMPLETED, Status.ERROR})
     ACTIVE: ClassVar[frozenset[str]] = frozenset(set(Status.values) - {Status.QUEUED, *TERMINAL})
     KIND: ClassVar[str]
+    # Jobs that fetch or count run in a lane of their own: they must not wait behind a night of training.
+    NEEDS_GPU: ClassVar[bool] = True
 
     status = models.CharField(max_length=16, choices=Status.choices, default=Status.QUEUED, db_index=True)
     message = models.CharField(max_length=500, blank=True, default="")
@@ -137,30 +140,40 @@ def job_model(kind: str) -> type[Job]:
     return next(model for model in job_models() if kind == model.KIND)
 
 
-def queued_jobs() -> list[Job]:
-    """All waiting jobs of every kind, oldest first."""
-    found = [job for model in job_models() for job in model._default_manager.filter(status=Job.Status.QUEUED)]
+def lane(needs_gpu: bool) -> list[type[Job]]:
+    return [model for model in job_models() if needs_gpu == model.NEEDS_GPU]
+
+
+def queued_jobs(*, needs_gpu: bool = True) -> list[Job]:
+    """The waiting jobs of the GPU queue, or of the light lane, oldest first."""
+    found = [job for model in lane(needs_gpu) for job in model._default_manager.filter(status=Job.Status.QUEUED)]
     return sorted(found, key=lambda job: (job.created_at, job.pk))
 
 
-def active_jobs() -> list[Job]:
-    return [job for model in job_models() for job in model._default_manager.filter(status__in=Job.ACTIVE)]
+def active_jobs(*, needs_gpu: bool = True) -> list[Job]:
+    return [job for model in lane(needs_gpu) for job in model._default_manager.filter(status__in=Job.ACTIVE)]
 
 
 def queue_position(job: Job) -> int | None:
     """1 for the job that is next, None when it no longer waits."""
-    waiting = [(other.KIND, other.pk) for other in queued_jobs()]
+    waiting = [(other.KIND, other.pk) for other in queued_jobs(needs_gpu=job.NEEDS_GPU)]
     return waiting.index((job.KIND, job.pk)) + 1 if (job.KIND, job.pk) in waiting else None
 
 
 def must_wait(job: Job) -> bool:
     """True when the job cannot start at once because another runs or stands before it."""
-    return bool(active_jobs()) or queue_position(job) not in (1, None)
+    return bool(active_jobs(needs_gpu=job.NEEDS_GPU)) or queue_position(job) not in (1, None)
 
 
 def enqueue_job(job: Job) -> None:
-    """Tells the gpu queue that there is work; the message is only a bell, the row says what to do."""
+    """Tells the gpu queue that there is work; the message is only a bell, the row says what to do.
+
+    The light lane needs none: its thread in the web process looks by itself (`core.light_lane`).
+    """
     from django_q.tasks import async_task
+
+    if not job.NEEDS_GPU:
+        return
 
     transaction.on_commit(
         lambda: async_task(
@@ -225,7 +238,8 @@ def requeue_job(job: Job, *, message: str) -> bool:
 
 def reap_dead_jobs() -> list[Job]:
     """Ends jobs whose process is gone, so that no status stays `training` for ever. Returns those it ended."""
-    return [job for job in active_jobs() if (reason := death_of(job)) and end_dead_job(job, reason)]
+    active = [*active_jobs(), *active_jobs(needs_gpu=False)]
+    return [job for job in active if (reason := death_of(job)) and end_dead_job(job, reason)]
 
 
 def end_dead_job(job: Job, reason: str) -> bool:

@@ -5,6 +5,7 @@ import time
 from datetime import timedelta
 from pathlib import Path
 
+from django.db import DatabaseError, close_old_connections
 from django.utils import timezone
 
 from ftproject.core.executor import Executor, RunHandle, get_executor
@@ -61,7 +62,7 @@ def drain_flag() -> Path:
     return data_path("run", "draining")
 
 
-def supervise(job: Job, token: str, executor: Executor) -> None:
+def supervise(job: Job, token: str | None, executor: Executor) -> None:
     try:
         handle = executor.submit(job.KIND, job.pk, job.claim)
     except OSError as exc:
@@ -74,16 +75,26 @@ def supervise(job: Job, token: str, executor: Executor) -> None:
     settle(job, handle.poll(), executor)
 
 
-def watch(job: Job, token: str, handle: RunHandle) -> None:
+def watch(job: Job, token: str | None, handle: RunHandle) -> None:
     """Beats for the job until its process has ended, and ends a process that does not heed the stop flag."""
     beat_at = 0.0
     while handle.poll() is None:
         if time.monotonic() - beat_at >= BEAT_SECONDS:
             beat_at = time.monotonic()
-            beat_lease(token)
-            job.beat()
-            enforce_stop(job, handle)
+            beat(job, token, handle)
         time.sleep(POLL_SECONDS)
+
+
+def beat(job: Job, token: str | None, handle: RunHandle) -> None:
+    """One beat; a database that does not answer for a moment must not end the run that this process watches."""
+    try:
+        if token is not None:
+            beat_lease(token)
+        job.beat()
+        enforce_stop(job, handle)
+    except DatabaseError:
+        logger.warning("%s: the database did not answer, trying again", job.name, exc_info=True)
+        close_old_connections()
 
 
 def enforce_stop(job: Job, handle: RunHandle) -> None:

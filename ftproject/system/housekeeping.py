@@ -12,6 +12,7 @@ from django.utils import timezone
 
 from ftproject.core.events import prune_events
 from ftproject.core.jobs import active_jobs, enqueue_job, queued_jobs, reap_dead_jobs
+from ftproject.core.light_lane import run_light_jobs
 from inference_app.model_server import model_server
 
 logger = logging.getLogger(__name__)
@@ -19,6 +20,7 @@ logger = logging.getLogger(__name__)
 REAP_SECONDS = 3.0
 BELL_SECONDS = 30.0
 PRUNE_SECONDS = 3600.0
+LIGHT_LANE_SECONDS = 0.3
 
 
 class Housekeeper:
@@ -26,6 +28,8 @@ class Housekeeper:
 
     def __init__(self) -> None:
         self.thread: threading.Thread | None = None
+        # PDEATHSIG of a run process is tied to the thread that started it, so this one lives as long as the process.
+        self.light_lane = threading.Thread(target=self.run_light_lane, name="light-lane", daemon=True)
         self.lock = threading.Lock()
         self.stopping = threading.Event()
 
@@ -36,6 +40,7 @@ class Housekeeper:
             if self.thread is None:
                 self.thread = threading.Thread(target=self.run, name="housekeeper", daemon=True)
                 self.thread.start()
+                self.light_lane.start()
 
     def stop(self) -> None:
         self.stopping.set()
@@ -47,6 +52,10 @@ class Housekeeper:
                 if time.monotonic() >= due.get(name, 0.0):
                     due[name] = time.monotonic() + period
                     run_duty(name, duty)
+
+    def run_light_lane(self) -> None:
+        while not self.stopping.wait(LIGHT_LANE_SECONDS):
+            run_duty("light lane", run_light_jobs)
 
     def duties(self) -> list[tuple[str, float, Callable[[], object]]]:
         return [

@@ -233,7 +233,7 @@ def answers(url: str) -> bool:
 def stop_active_jobs() -> list[str]:
     """A run that has not begun its work goes back to the queue, the others are asked to save."""
     stopping = []
-    for job in active_jobs():
+    for job in [*active_jobs(), *active_jobs(needs_gpu=False)]:
         if job.status in {Job.Status.LOADING_MODEL, Job.Status.PREPARING_DATA}:
             requeue_job(job, message="Waiting for the next start of the server")
         elif job.status != Job.Status.STOPPING:
