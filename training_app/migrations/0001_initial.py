@@ -17,7 +17,7 @@ class Migration(migrations.Migration):
             name='TrainingRun',
             fields=[
                 ('id', models.BigAutoField(auto_created=True, primary_key=True, serialize=False, verbose_name='ID')),
-                ('status', models.CharField(choices=[('queued', 'Queued'), ('loading_model', 'Loading Model'), ('preparing_data', 'Preparing Data'), ('training', 'Training'), ('evaluating', 'Evaluating'), ('stopping', 'Stopping'), ('completed', 'Completed'), ('error', 'Error')], db_index=True, default='queued', max_length=16)),
+                ('status', models.CharField(choices=[('queued', 'Queued'), ('loading_model', 'Loading Model'), ('preparing_data', 'Preparing Data'), ('training', 'Training'), ('evaluating', 'Evaluating'), ('working', 'Working'), ('stopping', 'Stopping'), ('completed', 'Completed'), ('error', 'Error')], db_index=True, default='queued', max_length=16)),
                 ('message', models.CharField(blank=True, default='', max_length=500)),
                 ('error', models.TextField(blank=True, null=True)),
                 ('warnings', models.JSONField(blank=True, default=list)),
