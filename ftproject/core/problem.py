@@ -18,6 +18,7 @@ logger = logging.getLogger(__name__)
 
 CONTENT_TYPE = "application/problem+json"
 HINTS = {
+    "invalid_input": "Correct what `errors` names; /api/docs shows every field with its type and range.",
     "not_found": "See /api/docs for the routes.",
     "method_not_allowed": "See the Allow header, or /api/docs.",
     "unsupported_media_type": "Send JSON with 'Content-Type: application/json' (uploads: multipart/form-data).",
