@@ -4,10 +4,10 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields, replace
 from typing import Any
 
-from datasets_app.selectors import iter_rows, require_ready_dataset
 from django.conf import settings
 
 from datasets_app.models import ColumnMapping, Dataset
+from datasets_app.selectors import iter_rows, require_ready_dataset
 from evaluation_app.models import EvaluationRun
 from evaluation_app.splits import rows_in_scope
 from ftproject.core.errors import ConflictError, InvalidInputError

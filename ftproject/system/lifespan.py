@@ -1,9 +1,8 @@
 """Starts and ends what lives as long as the web process: the housekeeper; works with and without lifespan support."""
 
-from inference_app.model_server import model_server
-
 from ftproject.core.gate import AsgiApp, Receive, Scope, Send
 from ftproject.system.housekeeping import housekeeper
+from inference_app.model_server import model_server
 
 
 class Lifespan:
