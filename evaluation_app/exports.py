@@ -7,9 +7,9 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from datasets_app.selectors import iter_rows
-from evaluation_app.formula_escape import escape_formula
 from evaluation_app.models import EvaluationRun, Sample
 from evaluation_app.selectors import iter_samples
+from ftproject.core.formula_escape import escape_formula
 
 RESULT_FIELDS = (
     "index",

@@ -14,8 +14,8 @@ from rest_framework.test import APIClient
 
 from datasets_app.models import Dataset
 from evaluation_app.exports import csv_chunks, joined_csv_chunks
-from evaluation_app.formula_escape import unescape_formula
 from evaluation_app.models import EvaluationRun, Sample
+from ftproject.core.formula_escape import unescape_formula
 from training_app.models import Adapter
 
 pytestmark = pytest.mark.django_db

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from evaluation_app.exports import write_csv
-from evaluation_app.formula_escape import escape_formula, unescape_formula
+from ftproject.core.formula_escape import escape_formula, unescape_formula
 
 RISKY_STARTS = "=+-@\t\r\n\uff1d\uff0b\uff0d\uff20' \u00a0\u200b\ufeff0123456789.eE%|"
 cells = st.one_of(st.text(max_size=40), st.text(alphabet=RISKY_STARTS, max_size=8))
