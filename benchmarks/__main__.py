@@ -4,7 +4,7 @@ import os
 import sys
 import tempfile
 
-BENCHMARKS = ["serving", "events", "shutdown"]
+BENCHMARKS = ["serving", "events", "shutdown", "datasets"]
 
 
 def main() -> None:
