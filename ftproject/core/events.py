@@ -18,10 +18,13 @@ EventType = Literal[
     "eval_complete",
     "eval_error",
     "model_status",
+    "prefetch_progress",
+    "prefetch_complete",
+    "prefetch_error",
 ]
 EVENT_TYPES: tuple[EventType, ...] = get_args(EventType)
 # Superseded by the next one of the same run, so a slow reader may skip them.
-COALESCED: frozenset[str] = frozenset({"gpu_stats", "training_progress", "eval_progress"})
+COALESCED: frozenset[str] = frozenset({"gpu_stats", "training_progress", "eval_progress", "prefetch_progress"})
 
 
 class GpuStats(TypedDict):
@@ -63,7 +66,7 @@ class TrainingCompleteEvent(TypedDict):
 
 
 class RunErrorEvent(TypedDict):
-    """training_error and eval_error."""
+    """training_error, eval_error and prefetch_error."""
 
     run_id: int
     error: str
@@ -89,6 +92,35 @@ class EvalCompleteEvent(TypedDict):
     metrics: dict[str, Any]
 
 
+class PrefetchProgressEvent(TypedDict):
+    run_id: int
+    current: int
+    total: int
+    ready: int
+    failed: int
+
+
+class PrefetchCompleteEvent(TypedDict):
+    run_id: int
+    dataset_id: int
+    num_images: int
+    num_failed: int
+    stopped_early: bool
+
+
+class PreflightProgressEvent(TypedDict):
+    run_id: int
+    current: int
+    total: int
+
+
+class PreflightCompleteEvent(TypedDict):
+    run_id: int
+    can_train: bool
+    usable: int
+    skipped: int
+
+
 class ModelStatusEvent(TypedDict):
     loaded: bool
     mode: str | None
@@ -105,6 +137,8 @@ EventData = (
     | EvalProgressEvent
     | EvalCompleteEvent
     | ModelStatusEvent
+    | PrefetchProgressEvent
+    | PrefetchCompleteEvent
 )
 
 
