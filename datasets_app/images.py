@@ -1,105 +1,84 @@
 """From an image cell to a checked file in the content-addressed cache; every URL is fetched once."""
 
-import hashlib
-import threading
 from pathlib import Path
 
-from ftproject.core.errors import ProductError
-from ftproject.core.storage import images_dir, partial_path
-from ftproject.engine.images import ImageError, decode_data_uri, is_data_uri, open_image
+from datasets_app.archive_paths import archived_image, find_archived
+from datasets_app.image_cache import (
+    image_path,
+    known_failure,
+    known_image,
+    remember_failure,
+    remember_image,
+    store_image,
+)
+from datasets_app.image_refusals import ImageRefusedError, refusal_of
+from datasets_app.models import Dataset
+from ftproject.core.image_hosts import HostRecord
+from ftproject.engine.images import ImageError, decode_data_uri, is_data_uri
 
-# One image of 40 million pixels takes 160 MB while it is decoded.
-_DECODING = threading.BoundedSemaphore(2)
-_CODES = {"image_unreadable": "image_not_an_image"}
-_HINTS = {
-    "image_url_refused": "Only public http(s) addresses are fetched; QWEN3VL_IMAGE_ALLOWED_HOSTS admits host:port.",
-    "image_not_an_image": "PNG, JPEG, WebP, GIF and BMP are taken.",
-}
-
-
-class ImageRefusedError(ProductError):
-    """An image cell that gives no usable image; `code` is stable, `message` is for people."""
-
-    def __init__(self, code: str, message: str) -> None:
-        super().__init__(message, code=code, hint=_HINTS.get(code, ""))
-        self.message = message
+__all__ = ["ImageRefusedError", "image_path", "is_path", "resolve_image"]
 
 
-def resolve_image(cell: str) -> Path:
-    """The cached, decodable image file of a data URI or an http(s) URL; raises ImageRefusedError."""
+def resolve_image(
+    cell: str,
+    *,
+    dataset: Dataset | None = None,
+    hosts: HostRecord | None = None,
+    retry_failed: bool = False,
+) -> Path:
+    """The cached, decodable image file of a data URI, an http(s) URL, or a path of the dataset's image archives.
+
+    Raises ImageRefusedError. `hosts` remembers unreachable hosts for one run; `retry_failed` asks a URL again that
+    failed a short while ago.
+    """
     text = cell.strip()
-    try:
-        if is_data_uri(text):
-            return _cached(decode_data_uri(text))
-    except ImageError as exc:
-        raise _refused(exc) from None
-    if "://" not in text[:32]:
+    if is_data_uri(text):
+        return _of_data_uri(text)
+    if not is_path(text):
+        return _of_url(text, hosts, retry_failed)
+    if dataset is None or not text:
         raise ImageRefusedError("image_cell_invalid", "not an http(s) URL and not a data:image/...;base64, URI")
-    return _of_url(text)
+    found = find_archived(dataset=dataset, cells=[text])[text]
+    if isinstance(found, ImageRefusedError):
+        raise found
+    return archived_image(text, found)
 
 
-def image_path(digest: str) -> Path:
-    return images_dir() / digest[:2] / digest
+def is_path(cell: str) -> bool:
+    """Whether a cell can only be a path inside an image archive."""
+    return "://" not in cell[:32] and not is_data_uri(cell)
 
 
-def _of_url(url: str) -> Path:
+def _of_data_uri(text: str) -> Path:
+    try:
+        data = decode_data_uri(text)
+    except ImageError as exc:
+        raise refusal_of(exc) from None
+    return store_image(data)
+
+
+def _of_url(url: str, hosts: HostRecord | None, retry_failed: bool) -> Path:
+    known = known_image(url)
+    if known:
+        return known
+    failure = None if retry_failed else known_failure(url)
+    if failure:
+        raise failure
+    try:
+        path = _fetched(url, hosts)
+    except ImageRefusedError as exc:
+        remember_failure(url, exc)
+        raise
+    remember_image(url, path)
+    return path
+
+
+def _fetched(url: str, hosts: HostRecord | None) -> Path:
     from ftproject.core.fetch import fetch_image_bytes
     from ftproject.core.vetted_network import FetchError
 
-    entry = _url_entry(url)
-    known = _known_path(entry)
-    if known:
-        return known
     try:
-        path = _cached(fetch_image_bytes(url))
+        data = fetch_image_bytes(url, hosts=hosts)
     except FetchError as exc:
         raise ImageRefusedError(exc.code, exc.message) from None
-    except ImageError as exc:
-        raise _refused(exc) from None
-    _write(entry, path.name.encode())
-    return path
-
-
-def _url_entry(url: str) -> Path:
-    digest = hashlib.sha256(url.encode("utf-8", "surrogatepass")).hexdigest()
-    return images_dir() / "by-url" / digest[:2] / digest
-
-
-def _known_path(entry: Path) -> Path | None:
-    """Nothing here was fsynced (two syncs an image cost more than the image), so contents prove themselves."""
-    try:
-        digest = entry.read_text("ascii")
-        path = image_path(digest)
-        if hashlib.sha256(path.read_bytes()).hexdigest() == digest:
-            return path
-    except (OSError, UnicodeDecodeError):
-        pass
-    return None
-
-
-def _cached(data: bytes) -> Path:
-    """A file in the cache has been decoded once: a damaged image is refused here and not in the middle of a run."""
-    path = image_path(hashlib.sha256(data).hexdigest())
-    try:
-        if path.read_bytes() == data:
-            return path
-    except OSError:
-        pass
-    with _DECODING:
-        open_image(data).close()
-    _write(path, data)
-    return path
-
-
-def _write(path: Path, data: bytes) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = partial_path(path)
-    try:
-        partial.write_bytes(data)
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
-
-
-def _refused(error: ImageError) -> ImageRefusedError:
-    return ImageRefusedError(_CODES.get(error.code, error.code), error.message)
+    return store_image(data)

@@ -1,18 +1,21 @@
 """Makes the rows of a run ready before its model loads: conversations built, images fetched once, failures told."""
 
 import dataclasses
-from collections import Counter, deque
+from collections import Counter, OrderedDict, deque
 from collections.abc import Callable, Collection, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor, wait
+from concurrent.futures import Future, wait
 from dataclasses import dataclass
+from functools import partial
 from hashlib import sha256
 from pathlib import Path
 
 from django.conf import settings
 
-from datasets_app.images import ImageRefusedError, resolve_image
+from datasets_app.archive_paths import Found, archived_image, batches, find_archived
+from datasets_app.images import ImageRefusedError, is_path, resolve_image
 from datasets_app.models import ColumnMapping, Dataset
 from datasets_app.selectors import iter_rows, row_mapping
+from ftproject.core.image_hosts import HostLanes, HostRecord
 from ftproject.engine.conversations import (
     Conversation,
     ResolvedConversation,
@@ -20,10 +23,13 @@ from ftproject.engine.conversations import (
     build_conversation,
     split_image_cell,
 )
+from ftproject.engine.images import is_data_uri
 
 Row = dict[str, str]
 Outcome = Path | ImageRefusedError
 STOP_POLL_SECONDS = 0.5
+# A finished future is about 1 kB.
+KEPT_OUTCOMES = 8192
 
 
 @dataclass(frozen=True)
@@ -67,9 +73,9 @@ def prepare_rows(
         source = ((index, row) for index, row in source if index in wanted)
     ready: list[PreparedRow] = []
     lost: Counter[str] = Counter()
-    with ImageResolver() as resolver:
+    with ImageResolver(dataset) as resolver:
         for pending in resolver.in_order(source, rules):
-            if not _arrived(pending, should_stop):
+            if not arrived(pending, should_stop):
                 break
             ready.append(_prepared(pending, rules, lost))
             on_progress(len(ready), total)
@@ -77,44 +83,83 @@ def prepare_rows(
 
 
 @dataclass(frozen=True)
+class PendingImage:
+    column: str
+    cell: str
+    outcome: "Future[Outcome]"
+
+
+@dataclass(frozen=True)
 class PendingRow:
     index: int
     row: Row
     conversation: Conversation
-    images: list[tuple[str, "Future[Outcome]"]]
+    images: list[PendingImage]
 
 
 class ImageResolver:
-    """Resolves images in IMAGE_CONCURRENCY threads, some rows ahead of the consumer; equal cells once."""
+    """Resolves images in IMAGE_CONCURRENCY threads, some rows ahead of the consumer; equal cells once.
 
-    def __init__(self) -> None:
-        self.threads = ThreadPoolExecutor(settings.IMAGE_CONCURRENCY, thread_name_prefix="image")
-        self.started: dict[bytes, Future[Outcome]] = {}
+    The database is asked by the consumer's thread only, for the archive paths of many rows at once. Memory stays
+    bounded: a cell that was not seen for KEPT_OUTCOMES others is looked up in the cache on disk again.
+    """
+
+    def __init__(self, dataset: Dataset | None = None, *, retry_failed: bool = False) -> None:
+        self.dataset = dataset
+        self.resolve = partial(_outcome, hosts=HostRecord(), retry_failed=retry_failed)
+        self.lanes = HostLanes(settings.IMAGE_CONCURRENCY, settings.IMAGE_HOST_CONCURRENCY)
+        self.started: OrderedDict[bytes, Future[Outcome]] = OrderedDict()
 
     def __enter__(self) -> "ImageResolver":
         return self
 
     def __exit__(self, *_: object) -> None:
-        self.threads.shutdown(wait=False, cancel_futures=True)
+        self.lanes.close()
 
     def in_order(self, source: Iterator[tuple[int, Row]], rules: RowMapping) -> Iterator[PendingRow]:
         ahead: deque[PendingRow] = deque()
-        for index, row in source:
-            ahead.append(self._start(index, row, rules))
-            if len(ahead) > 4 * settings.IMAGE_CONCURRENCY:
+        window = 4 * settings.IMAGE_CONCURRENCY
+        for rows in batches(source, window):
+            ahead.extend(self._start(rows, rules))
+            while len(ahead) > window:
                 yield ahead.popleft()
         yield from ahead
 
-    def _start(self, index: int, row: Row, rules: RowMapping) -> PendingRow:
-        conversation = build_conversation(index, row, rules)
-        cells = [] if conversation.skipped else image_cells(row, rules)
-        return PendingRow(index, row, conversation, [(column, self._future(cell)) for column, cell in cells])
+    def _start(self, rows: list[tuple[int, Row]], rules: RowMapping) -> list[PendingRow]:
+        built = [build_conversation(index, row, rules) for index, row in rows]
+        cells = [
+            [] if conversation.skipped else image_cells(row, rules)
+            for conversation, (_, row) in zip(built, rows, strict=True)
+        ]
+        self._look_up({cell for found in cells for _, cell in found if is_path(cell)})
+        return [
+            PendingRow(index, row, conversation, [PendingImage(*image, self._future(image[1])) for image in found])
+            for conversation, (index, row), found in zip(built, rows, cells, strict=True)
+        ]
+
+    def _look_up(self, paths: set[str]) -> None:
+        unknown = [cell for cell in paths if _key(cell) not in self.started]
+        if self.dataset is None or not unknown:
+            return
+        for cell, found in find_archived(dataset=self.dataset, cells=unknown).items():
+            self._keep(cell, self.lanes.submit("", partial(_archived_outcome, cell, found)))
 
     def _future(self, cell: str) -> "Future[Outcome]":
-        key = sha256(cell.encode("utf-8", "surrogatepass")).digest()
-        if key not in self.started:
-            self.started[key] = self.threads.submit(_outcome, cell)
-        return self.started[key]
+        known = self.started.get(_key(cell))
+        if known is not None:
+            self.started.move_to_end(_key(cell))
+            return known
+        return self._keep(cell, self.lanes.submit(host_of(cell), partial(self.resolve, cell)))
+
+    def _keep(self, cell: str, future: "Future[Outcome]") -> "Future[Outcome]":
+        self.started[_key(cell)] = future
+        if len(self.started) > KEPT_OUTCOMES:
+            self.started.popitem(last=False)
+        return future
+
+
+def _key(cell: str) -> bytes:
+    return sha256(cell.encode("utf-8", "surrogatepass")).digest()
 
 
 def image_cells(row: Row, rules: RowMapping) -> list[tuple[str, str]]:
@@ -126,16 +171,32 @@ def image_cells(row: Row, rules: RowMapping) -> list[tuple[str, str]]:
     ]
 
 
-def _outcome(cell: str) -> Outcome:
+def host_of(cell: str) -> str:
+    """Whose turn it takes; nobody's for what is not fetched."""
+    if is_path(cell) or is_data_uri(cell):
+        return ""
+    from ftproject.core.fetch import host_of as host_of_url
+
+    return host_of_url(cell)
+
+
+def _outcome(cell: str, *, hosts: HostRecord, retry_failed: bool) -> Outcome:
     try:
-        return resolve_image(cell)
+        return resolve_image(cell, hosts=hosts, retry_failed=retry_failed)
     except ImageRefusedError as exc:
         return exc
 
 
-def _arrived(pending: PendingRow, should_stop: Callable[[], bool]) -> bool:
+def _archived_outcome(cell: str, found: Found) -> Outcome:
+    try:
+        return found if isinstance(found, ImageRefusedError) else archived_image(cell, found)
+    except ImageRefusedError as exc:
+        return exc
+
+
+def arrived(pending: PendingRow, should_stop: Callable[[], bool]) -> bool:
     """Waits for the row's images; False when a stop came first."""
-    futures = [future for _, future in pending.images]
+    futures = [image.outcome for image in pending.images]
     while not should_stop():
         if not wait(futures, timeout=STOP_POLL_SECONDS).not_done:
             return True
@@ -146,8 +207,8 @@ def _prepared(pending: PendingRow, rules: RowMapping, lost: Counter[str]) -> Pre
     conversation = pending.conversation
     paths: list[Path] = []
     reason = conversation.skipped_reason
-    for column, future in pending.images:
-        outcome = future.result()
+    for image in pending.images:
+        column, outcome = image.column, image.outcome.result()
         if isinstance(outcome, Path):
             paths.append(outcome)
         elif column in rules.mandatory_columns:

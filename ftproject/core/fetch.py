@@ -17,6 +17,7 @@ import httpcore
 import httpx
 from django.conf import settings
 
+from ftproject.core.image_hosts import HostRecord
 from ftproject.core.vetted_network import (
     AddressRefusedError,
     FetchError,
@@ -36,17 +37,30 @@ BACKOFF_SECONDS = 0.3
 DEFAULT_PORTS = {"http": 80, "https": 443}
 REDIRECTS = frozenset({301, 302, 303, 307, 308})
 TRY_AGAIN = frozenset({408, 425, 429, 500, 502, 503, 504})
+PLAIN = frozenset({"", "identity"})
 
 
-def fetch_image_bytes(url: str) -> bytes:
+def fetch_image_bytes(url: str, *, hosts: HostRecord | None = None) -> bytes:
     """The body behind an http(s) URL, not yet known to be an image; raises FetchError.
 
     IMAGE_TIMEOUT_SECONDS is for everything together: redirects, retries and the whole transfer. (The system's
-    resolver keeps its own timeout.)
+    resolver keeps its own timeout.) `hosts` remembers, for one run, which hosts are gone.
     """
     target = checked_url(url)
     with deadline_in(settings.IMAGE_TIMEOUT_SECONDS):
-        return _fetch_patiently(target)
+        return _fetch_patiently(target, hosts or HostRecord())
+
+
+def host_of(url: str) -> str:
+    """The "host:port" that a URL names, empty when it is none; nothing is checked."""
+    try:
+        return _netloc(httpx.URL(url))
+    except (httpx.InvalidURL, ValueError, KeyError):
+        return ""
+
+
+def _netloc(url: httpx.URL) -> str:
+    return f"{url.raw_host.decode('ascii', 'replace')}:{port_of(url)}"
 
 
 def checked_url(url: str | httpx.URL) -> httpx.URL:
@@ -72,32 +86,48 @@ def port_of(url: httpx.URL) -> int:
     return DEFAULT_PORTS[url.scheme] if url.port is None else url.port
 
 
-def _fetch_patiently(url: httpx.URL) -> bytes:
+def _fetch_patiently(url: httpx.URL, hosts: HostRecord) -> bytes:
     for attempt in range(1, ATTEMPTS + 1):
         try:
-            return _follow(url)
+            return _follow(url, hosts)
         except FetchError as exc:
             pause = BACKOFF_SECONDS * 2 ** (attempt - 1)
             if not exc.retriable or attempt == ATTEMPTS or seconds_left() <= pause:
+                if exc.unreachable:
+                    hosts.note_failure(exc.unreachable)
                 raise
             time.sleep(pause)
     raise AssertionError("unreachable")
 
 
-def _follow(url: httpx.URL) -> bytes:
-    for _ in range(MAX_REDIRECTS + 1):
-        body, location = _exchange(url)
+def _follow(url: httpx.URL, hosts: HostRecord) -> bytes:
+    body, location = _visit(url, hosts)
+    for _ in range(MAX_REDIRECTS):
         if body is not None:
             return body
-        url = _redirect_target(url, location)
-    raise FetchError("image_fetch_failed", f"more than {MAX_REDIRECTS} redirects")
+        try:
+            url = _redirect_target(url, location)
+            body, location = _visit(url, hosts)
+        except AddressRefusedError as exc:
+            raise FetchError("image_redirect_refused", f"the server redirects elsewhere: {exc.message}") from None
+    if body is None:
+        raise FetchError("image_fetch_failed", f"more than {MAX_REDIRECTS} redirects")
+    return body
 
 
 def _redirect_target(url: httpx.URL, location: str) -> httpx.URL:
     try:
         return checked_url(url.join(location))
     except (httpx.InvalidURL, ValueError):
-        raise AddressRefusedError("the server redirects to something that is not a URL") from None
+        raise AddressRefusedError("the target is not a URL") from None
+
+
+def _visit(url: httpx.URL, hosts: HostRecord) -> tuple[bytes | None, str]:
+    host = _netloc(url)
+    hosts.check(host)
+    found = _exchange(url)
+    hosts.note_answer(host)
+    return found
 
 
 def _exchange(url: httpx.URL) -> tuple[bytes | None, str]:
@@ -127,19 +157,24 @@ def _check_status(status: int) -> None:
 def _read_body(chunks: Iterable[bytes], headers: dict[bytes, str]) -> bytes:
     limit = settings.IMAGE_MAX_MB * 1024 * 1024
     announced = headers.get(b"content-length", "")
+    coding = headers.get(b"content-encoding", "").strip().lower()
+    if announced.isdigit() and int(announced) > limit:
+        raise _too_large("image_too_large")
     body = bytearray()
-    if not (announced.isdigit() and int(announced) > limit):
-        for chunk in _decompressed(chunks, headers.get(b"content-encoding", "identity").strip().lower(), limit):
-            body += chunk
-            if len(body) > limit:
-                break
-        else:
-            return bytes(body)
-    raise FetchError("image_too_large", f"the image is larger than {settings.IMAGE_MAX_MB} MB")
+    for chunk in _decompressed(chunks, coding, limit):
+        body += chunk
+        if len(body) > limit:
+            raise _too_large("image_too_large" if coding in PLAIN else "image_decompression_bomb")
+    return bytes(body)
+
+
+def _too_large(code: str) -> FetchError:
+    unpacked = " once decompressed" if code == "image_decompression_bomb" else ""
+    return FetchError(code, f"the image is larger than {settings.IMAGE_MAX_MB} MB{unpacked}")
 
 
 def _decompressed(chunks: Iterable[bytes], coding: str, limit: int) -> Iterator[bytes]:
-    if coding in {"identity", ""}:
+    if coding in PLAIN:
         yield from chunks
         return
     if coding not in {"gzip", "x-gzip", "deflate"}:

@@ -17,18 +17,36 @@ _deadline: ContextVar[float] = ContextVar("deadline")
 
 
 class FetchError(Exception):
-    """An image that was not fetched; `code` is stable, `retriable` says whether asking again can help."""
+    """An image that was not fetched; `code` is stable, `retriable` says whether asking again can help.
 
-    def __init__(self, code: str, message: str, *, retriable: bool = False) -> None:
+    `unreachable` is the "host:port" that could not even be connected to, else empty.
+    """
+
+    def __init__(self, code: str, message: str, *, retriable: bool = False, unreachable: str = "") -> None:
         super().__init__(message)
         self.code = code
         self.message = message
         self.retriable = retriable
+        self.unreachable = unreachable
 
 
 class AddressRefusedError(FetchError):
     def __init__(self, message: str) -> None:
         super().__init__("image_url_refused", message)
+
+
+class HostUnreachableError(FetchError):
+    """No connection to any address of the host."""
+
+    def __init__(self, host: str, port: int, failure: Exception) -> None:
+        late = isinstance(failure, httpcore.TimeoutException)
+        reason = "no answer in time" if late else str(failure) or type(failure).__name__
+        super().__init__(
+            "image_timeout" if late else "image_fetch_failed",
+            f"no connection to {host}: {reason}",
+            retriable=True,
+            unreachable=f"{host}:{port}",
+        )
 
 
 def is_allowed_host(host: str, port: int) -> bool:
@@ -42,7 +60,8 @@ def vetted_addresses(host: str, port: int) -> list[str]:
         answers = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
     except (OSError, UnicodeError) as exc:
         again = isinstance(exc, socket.gaierror) and exc.errno == socket.EAI_AGAIN
-        raise FetchError("image_fetch_failed", f"the host {host!r} was not found", retriable=again) from None
+        message = f"the host {host!r} was not found"
+        raise FetchError("image_fetch_failed", message, retriable=again, unreachable=f"{host}:{port}") from None
     addresses = list(dict.fromkeys(str(answer[4][0]) for answer in answers))
     if not is_allowed_host(host, port) and not (addresses and all(map(is_public_address, addresses))):
         # Which address it was stays unsaid: a caller must not learn the names of an internal network.
@@ -115,7 +134,7 @@ class VettedBackend(httpcore.NetworkBackend):
                 return DeadlineStream(self.inner.connect_tcp(address, port, _within_deadline(timeout)))
             except (httpcore.ConnectError, httpcore.ConnectTimeout) as exc:
                 failure = exc
-        raise failure
+        raise HostUnreachableError(host, port, failure)
 
     def connect_unix_socket(self, *_: Any, **__: Any) -> httpcore.NetworkStream:
         raise AddressRefusedError("a unix socket is no public address")

@@ -2,6 +2,7 @@
 
 import base64
 import io
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -68,7 +69,7 @@ def test_the_five_formats_are_taken(kind: str) -> None:
         ("data:image/png;base64,###", "data_uri_bad_base64"),
         ("data:image/png;base64,", "image_empty"),
         ("data:", "data_uri_invalid"),
-        (data_uri(b"<svg xmlns='http://www.w3.org/2000/svg'/>", "image/svg+xml"), "image_not_an_image"),
+        (data_uri(b"<svg xmlns='http://www.w3.org/2000/svg'/>", "image/svg+xml"), "image_is_svg"),
         (data_uri(b"no image at all"), "image_not_an_image"),
         (data_uri(png(kind="TIFF"), "image/tiff"), "image_not_an_image"),
         (data_uri(png(size=(200, 200))[:-30]), "image_corrupt"),
@@ -85,7 +86,7 @@ def test_a_cell_without_a_usable_image_is_refused_with_its_code(cell: str, code:
 def test_a_small_file_of_many_pixels_is_refused() -> None:
     stream = io.BytesIO()
     Image.new("1", (9000, 9000)).save(stream, "PNG")
-    assert refused(data_uri(stream.getvalue())).code == "image_too_large"
+    assert refused(data_uri(stream.getvalue())).code == "image_too_many_pixels"
 
 
 def test_a_url_is_fetched_once(server: ImageServer) -> None:
@@ -108,14 +109,61 @@ def test_a_cached_file_that_was_damaged_is_fetched_again(server: ImageServer) ->
     assert len(server.requests) == 2
 
 
-def test_a_failed_url_is_not_remembered(server: ImageServer) -> None:
+@pytest.fixture
+def gone_then_back(server: ImageServer) -> str:
     server.answers["/cat.png"] = in_turn(response(b"", "404 Not Found"), response(png()))
-    assert refused(server.url("/cat.png")).code == "image_fetch_failed"
+    return server.url("/cat.png")
+
+
+def test_a_failed_url_is_not_asked_again_for_a_while(server: ImageServer, gone_then_back: str) -> None:
+    assert refused(gone_then_back).code == "image_fetch_failed"
+    again = refused(gone_then_back)
+    assert (again.code, "404" in again.message) == ("image_fetch_failed", True)
+    assert len(server.requests) == 1
+
+
+def test_a_failed_url_is_asked_again_after_the_time_set(gone_then_back: str, settings: Any) -> None:
+    settings.IMAGE_RETRY_SECONDS = 1
+    refused(gone_then_back)
+    time.sleep(1.05)
+    assert resolve_image(gone_then_back).exists()
+
+
+def test_a_failed_url_is_asked_again_at_once_when_that_is_wished(gone_then_back: str) -> None:
+    refused(gone_then_back)
+    assert resolve_image(gone_then_back, retry_failed=True).exists()
+    assert resolve_image(gone_then_back).exists()
+
+
+def test_with_zero_seconds_no_failure_is_remembered(gone_then_back: str, settings: Any) -> None:
+    settings.IMAGE_RETRY_SECONDS = 0
+    refused(gone_then_back)
+    assert resolve_image(gone_then_back).exists()
+
+
+@pytest.mark.parametrize(
+    "content", [b"", b"[]", b"{}", b'{"at": "x"}', b"\xff", b'{"at": 9e99, "code": "a", "message": "b"}']
+)
+def test_a_damaged_memory_of_a_failure_is_no_failure(gone_then_back: str, content: bytes, own_data_dir: Path) -> None:
+    refused(gone_then_back)
+    [entry] = (own_data_dir / "images" / "by-url").rglob("*.failed")
+    entry.write_bytes(content)
+    assert resolve_image(gone_then_back).exists()
+    assert not entry.exists()
+
+
+def test_a_refused_address_is_judged_anew_because_the_allow_list_may_have_changed(
+    server: ImageServer, settings: Any
+) -> None:
+    server.answers["/cat.png"] = response(png())
+    allowed, settings.IMAGE_ALLOWED_HOSTS = settings.IMAGE_ALLOWED_HOSTS, []
+    assert refused(server.url("/cat.png")).code == "image_url_refused"
+    settings.IMAGE_ALLOWED_HOSTS = allowed
     assert resolve_image(server.url("/cat.png")).exists()
 
 
 def test_a_web_page_behind_an_image_url_is_refused(server: ImageServer) -> None:
     server.answers["/cat.png"] = response(b"<html>log in first</html>", Content_Type="image/png")
     error = refused(server.url("/cat.png"))
-    assert error.code == "image_not_an_image"
-    assert "PNG" in error.hint
+    assert error.code == "image_is_web_page"
+    assert "login" in error.hint
