@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import threading
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
 from ftproject.engine.backends.base import RowError
-from ftproject.engine.conversations import ResolvedConversation, messages_of
+from ftproject.engine.conversations import Conversation, ResolvedConversation, messages_of
 from ftproject.engine.images import ImageError, inspect_image, open_image
 
 ASSISTANT_TURN = "<|im_start|>assistant\n"  # how every Qwen chat template opens an answer
@@ -46,7 +47,8 @@ class RowEncoder:
         Raises RowError (image_count, or an image's own code).
         """
         conversation = row.conversation
-        prompt, response = self._texts(row, with_response=with_response)
+        apply = partial(self.processor.apply_chat_template, tokenize=False)
+        prompt, response = prompt_and_answer(apply, conversation, with_response=with_response)
         counts = [self.image_tokens(path) for path in row.image_paths]
         pieces = prompt.split(self.image_token)
         if len(pieces) != len(counts) + 1:
@@ -63,20 +65,6 @@ class RowEncoder:
             image_paths=row.image_paths,
         )
 
-    def _texts(self, row: ResolvedConversation, *, with_response: bool) -> tuple[str, str]:
-        apply = self.processor.apply_chat_template
-        messages = messages_of(row.conversation, with_response=with_response)
-        prompt: str = apply(messages[:1], tokenize=False, add_generation_prompt=True)
-        if not with_response:
-            return prompt, ""
-        whole: str = apply(messages, tokenize=False)
-        if not whole.startswith(prompt):
-            # Templates of thinking models open a <think> block for generation that a given answer does not have.
-            prompt = apply(messages[:1], tokenize=False) + ASSISTANT_TURN
-        if not whole.startswith(prompt):
-            raise RowError("template_mismatch", "the chat template does not begin the answer as it ends the prompt")
-        return prompt, whole[len(prompt) :]
-
     def _ids(self, text: str) -> list[int]:
         ids: list[int] = self.processor.tokenizer(text, add_special_tokens=False)["input_ids"]
         return ids
@@ -92,6 +80,24 @@ class RowEncoder:
         except ValueError as error:  # smart_resize refuses aspect ratios beyond 200
             raise RowError("image_aspect_ratio", str(error)) from error
         return int(patches) // int(processor.merge_size) ** 2
+
+
+def prompt_and_answer(apply: Callable[..., str], conversation: Conversation, *, with_response: bool) -> tuple[str, str]:
+    """The text up to the assistant's turn, and the answer with its end ("" unless asked for).
+
+    `apply(messages, add_generation_prompt=...)` renders the chat template. Raises RowError (template_mismatch).
+    """
+    messages = messages_of(conversation, with_response=with_response)
+    prompt = apply(messages[:1], add_generation_prompt=True)
+    if not with_response:
+        return prompt, ""
+    whole = apply(messages)
+    if not whole.startswith(prompt):
+        # Templates of thinking models open a <think> block for generation that a given answer does not have.
+        prompt = apply(messages[:1]) + ASSISTANT_TURN
+    if not whole.startswith(prompt):
+        raise RowError("template_mismatch", "the chat template does not begin the answer as it ends the prompt")
+    return prompt, whole[len(prompt) :]
 
 
 class PixelCache:

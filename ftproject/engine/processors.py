@@ -39,20 +39,25 @@ def pixel_rule_of(processor: Any) -> PixelRule:
     return PixelRule(int(size["shortest_edge"]), int(size["longest_edge"]))
 
 
-def apply_pixel_rule(processor: Any, min_pixels: int | None, max_pixels: int | None) -> PixelRule:
-    """Sets the areas that are given, keeps the model's own for the rest, and returns what is in force.
+def combined_rule(own: PixelRule, min_pixels: int | None, max_pixels: int | None) -> PixelRule:
+    """The areas that are given, the model's own for the rest.
 
     A given bound wins over the model's other one: max_pixels below the model's minimum lowers that too.
     """
-    own = pixel_rule_of(processor)
     low = own.min_pixels if min_pixels is None else min_pixels
     high = own.max_pixels if max_pixels is None else max_pixels
     if low > high:
         low, high = (low, low) if max_pixels is None else (high, high)
+    return PixelRule(low, high)
+
+
+def apply_pixel_rule(processor: Any, min_pixels: int | None, max_pixels: int | None) -> PixelRule:
+    """Sets the areas that are given, keeps the model's own for the rest, and returns what is in force."""
+    rule = combined_rule(pixel_rule_of(processor), min_pixels, max_pixels)
     # Assigned as a new object: the image processor's class shares one mutable default among its instances.
     size = processor.image_processor.size
-    processor.image_processor.size = type(size)(shortest_edge=low, longest_edge=high)
-    return PixelRule(low, high)
+    processor.image_processor.size = type(size)(shortest_edge=rule.min_pixels, longest_edge=rule.max_pixels)
+    return rule
 
 
 def _image_only_processor() -> type[Any]:

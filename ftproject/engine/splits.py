@@ -14,7 +14,7 @@ def row_group_key(conversation: Conversation) -> str:
     Rows that share only some of their images need `row_group_keys`, which looks at all rows together.
     """
     parts = sorted(conversation.images) if conversation.images else ["", conversation.prompt]
-    return _digest("\0".join(parts))
+    return text_digest("\0".join(parts))
 
 
 def row_group_keys(conversations: Sequence[Conversation]) -> list[str]:
@@ -29,14 +29,17 @@ def row_group_keys(conversations: Sequence[Conversation]) -> list[str]:
         return key
 
     for conversation in conversations:
-        digests = [_digest(image) for image in conversation.images]
+        digests = [text_digest(image) for image in conversation.images]
         for other in digests[1:]:
             low, high = sorted((root(digests[0]), root(other)))
             parents[high] = low
-    return [_digest(root(_digest(row.images[0]))) if row.images else row_group_key(row) for row in conversations]
+    return [
+        text_digest(root(text_digest(row.images[0]))) if row.images else row_group_key(row) for row in conversations
+    ]
 
 
-def _digest(text: str) -> str:
+def text_digest(text: str) -> str:
+    """The hex sha256 of a text, lone surrogates included."""
     return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
 
 
@@ -51,7 +54,7 @@ def holdout_split(groups: Sequence[str], fraction: float, seed: int) -> list[boo
         raise ValueError(f"fraction must be at least 0 and less than 1, not {fraction}")
     if fraction == 0 or not groups:
         return [False] * len(groups)
-    places = {key: _place(key, seed) for key in set(groups)}
+    places = {key: group_place(key, seed) for key in set(groups)}
     held = {key for key, place in places.items() if place < fraction}
     if len(places) > 1 and not held:
         held = {min(places, key=lambda key: (places[key], key))}
@@ -60,7 +63,7 @@ def holdout_split(groups: Sequence[str], fraction: float, seed: int) -> list[boo
     return [key in held for key in groups]
 
 
-def _place(key: str, seed: int) -> float:
+def group_place(key: str, seed: int) -> float:
     """A number in [0, 1) drawn from the key: the first 53 bits of a hash, which a float holds exactly."""
     digest = hashlib.sha256(f"{seed}\0{key}".encode()).digest()
     return (int.from_bytes(digest[:8], "big") >> 11) / 2**53

@@ -15,7 +15,10 @@ LIGHT = [
     "metrics",
     "models",
     "processors",
+    "memory_estimate",
+    "split_sizes",
     "splits",
+    "token_counts",
 ]
 HEAVY = [
     "torch",
