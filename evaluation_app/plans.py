@@ -10,7 +10,7 @@ from datasets_app.models import ColumnMapping, Dataset
 from datasets_app.selectors import iter_rows, require_ready_dataset
 from evaluation_app.models import EvaluationRun
 from evaluation_app.splits import rows_in_scope
-from ftproject.core.errors import ConflictError, InvalidInputError
+from ftproject.core.errors import InvalidInputError
 from ftproject.engine.classification import known_labels, parse_label
 from ftproject.engine.configs import (
     EVALUATION_GENERATION,
@@ -24,7 +24,7 @@ from ftproject.engine.configs import (
 )
 from training_app.configuration import device_name, refusal, resolve_config
 from training_app.models import Adapter
-from training_app.selectors import find_adapter
+from training_app.selectors import find_adapter, find_effective_adapter
 
 MODEL_SETTINGS = tuple(item.name for item in fields(ModelConfig) if item.name != "model_name")
 
@@ -48,7 +48,7 @@ def plan_run(request: EvaluationRequest) -> EvaluationRun:
     """The unsaved run that this request asks for; raises a ProductError for anything that cannot work."""
     params = read_generation_params(request.generation_params)
     dataset, mapping = require_ready_dataset(dataset_id=request.dataset_id)
-    adapter = find_usable_adapter(request.adapter_path)
+    adapter = find_effective_adapter(reference=request.adapter_path)
     split_adapter = choose_split_adapter(adapter, request.split_adapter)
     effective, device = resolve_base_model(request.model_name, adapter, split_adapter)
     run = EvaluationRun(
@@ -79,19 +79,6 @@ def read_generation_params(given: Mapping[str, Any] | None) -> GenerationParams:
         return parse_generation_params(given, EVALUATION_GENERATION)
     except ConfigError as exc:
         raise refusal(exc) from exc
-
-
-def find_usable_adapter(reference: str | int | None) -> Adapter | None:
-    if reference is None:
-        return None
-    adapter = find_adapter(reference=reference)
-    if adapter.effective is False:
-        raise ConflictError(
-            f"Adapter {adapter.name!r} changes no answer of the base model: nothing here is fine-tuned.",
-            code="adapter_not_effective",
-            hint="Train again (more steps or a higher learning rate), or evaluate the base model.",
-        )
-    return adapter
 
 
 def choose_split_adapter(adapter: Adapter | None, reference: str | int | None) -> Adapter | None:

@@ -10,7 +10,7 @@ from typing import Any
 from django.conf import settings
 
 from datasets_app.images import ImageRefusedError, resolve_image
-from ftproject.core.errors import ConflictError, InvalidInputError, Problem
+from ftproject.core.errors import InvalidInputError, Problem
 from ftproject.engine.configs import ConfigError, GenerationParams, parse_generation_params
 from inference_app.chat_format import ChatAnswer, openai_messages
 from inference_app.model_server import model_server
@@ -18,7 +18,7 @@ from inference_app.server_process import ServerSpec
 from inference_app.session import ServedAdapter
 from training_app.configuration import default_config, refusal, resolve_config
 from training_app.models import Adapter
-from training_app.selectors import find_adapter
+from training_app.selectors import find_effective_adapter
 
 
 @dataclass(frozen=True)
@@ -90,7 +90,7 @@ def prepare_prompt(
 ) -> PreparedPrompt:
     """Everything that can be refused before the GPU is touched; images are fetched last, as the slowest part."""
     params = read_generation_params(generation_params)
-    adapter = find_usable_adapter(adapter_path)
+    adapter = find_effective_adapter(reference=adapter_path)
     spec = choose_model(model_name, adapter)
     messages = openai_messages(prompt, resolve_images(image_urls or []))
     served = ServedAdapter(adapter.name, adapter.path) if adapter else None
@@ -102,20 +102,6 @@ def read_generation_params(given: Mapping[str, Any] | None) -> GenerationParams:
         return parse_generation_params(given, GenerationParams())
     except ConfigError as error:
         raise refusal(error) from error
-
-
-def find_usable_adapter(reference: str | int | None) -> Adapter | None:
-    """The adapter that the request means; one that was measured to change nothing is refused."""
-    if reference is None:
-        return None
-    adapter = find_adapter(reference=reference)
-    if adapter.effective is False:
-        raise ConflictError(
-            f"The adapter {adapter.name!r} does not change the model's answers, so none of them is fine-tuned.",
-            code="adapter_not_effective",
-            hint="Train again with a higher learning rate or more steps, or ask the base with adapter_path null.",
-        )
-    return adapter
 
 
 def choose_model(model_name: str | None, adapter: Adapter | None) -> ServerSpec:

@@ -7,7 +7,7 @@ from typing import Any
 
 from django.db.models import QuerySet
 
-from ftproject.core.errors import NotFoundError
+from ftproject.core.errors import ConflictError, NotFoundError
 from ftproject.core.events import EventMessage, event_message
 from ftproject.core.executor import get_executor
 from ftproject.core.jobs import queue_position
@@ -142,6 +142,20 @@ def find_adapter(*, reference: str | int) -> Adapter:
     adapter = find_adapter_row(reference=reference)
     if not _folder_is_sound(adapter.path):
         raise adapter_not_found(reference)
+    return adapter
+
+
+def find_effective_adapter(*, reference: str | int | None) -> Adapter | None:
+    """The adapter whose answers may be called fine-tuned; None for the base, a refusal for one that changes nothing."""
+    if reference is None:
+        return None
+    adapter = find_adapter(reference=reference)
+    if adapter.effective is False:
+        raise ConflictError(
+            f"The adapter {adapter.name!r} does not change the model's answers, so none of them is fine-tuned.",
+            code="adapter_not_effective",
+            hint="Train again with a higher learning rate or more steps, or ask the base with adapter_path null.",
+        )
     return adapter
 
 

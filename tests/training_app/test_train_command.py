@@ -14,8 +14,8 @@ import pytest
 from django.core.management import CommandError, call_command
 
 from datasets_app.models import Dataset
+from ftproject.core import waiting
 from tests.training_app.world import Api, work_queue
-from training_app.management.commands import train
 from training_app.models import TrainingRun
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -49,9 +49,9 @@ class OtherProcess:
 @pytest.fixture
 def beside_a_worker(api: Api, dataset: Dataset, monkeypatch: pytest.MonkeyPatch) -> Any:
     def work(meanwhile: Callable[[], object] = work_queue) -> None:
-        monkeypatch.setattr(train, "time", OtherProcess(meanwhile))
+        monkeypatch.setattr(waiting, "time", OtherProcess(meanwhile))
 
-    monkeypatch.setattr(train, "queue_worker_seen", lambda: True)
+    monkeypatch.setattr(waiting, "queue_worker_seen", lambda: True)
     work()
     return work
 

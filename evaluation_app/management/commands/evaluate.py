@@ -18,14 +18,19 @@ from evaluation_app.models import EvaluationRun
 from evaluation_app.plans import EvaluationRequest
 from evaluation_app.selectors import get_run
 from evaluation_app.serializers import EvaluationRunDetailSerializer
-from evaluation_app.services import start_evaluations
-from evaluation_app.waiting import RunsWait
+from evaluation_app.services import start_evaluations, stop_evaluation
 from ftproject.core.errors import ProductError
 from ftproject.core.storage import publish_file
+from ftproject.core.waiting import JobKindView, JobsWait
 
 BASE = "base"
 FAILED = 1
 WIDTH_IN_FILES = 160
+EVALUATION_VIEW = JobKindView(
+    bar=lambda run: {"description": run.status, "total": run.total, "completed": run.current},
+    stop=lambda run: stop_evaluation(run=run),
+    stop_notice="Stopping after this batch; Ctrl+C again leaves at once.",
+)
 
 
 class Command(BaseCommand):
@@ -58,7 +63,7 @@ class Command(BaseCommand):
             started = start_evaluations(requests=list(requests.values()))
         except ProductError as error:
             raise CommandError(describe(error)) from error
-        RunsWait(dict(zip(requests, started, strict=True)), Console(stderr=True)).until_ended()
+        JobsWait(dict(zip(requests, started, strict=True)), EVALUATION_VIEW, Console(stderr=True)).until_ended()
         runs = {name: get_run(run_id=run.pk) for name, run in zip(requests, started, strict=True)}
         self.show(runs, as_json=options["json"])
         failed = {name: run for name, run in runs.items() if run.status != EvaluationRun.Status.COMPLETED}

@@ -2,35 +2,30 @@
 
 import json
 import sys
-import threading
-import time
 from argparse import ArgumentParser, BooleanOptionalAction
 from dataclasses import Field, fields
 from pathlib import Path
 from typing import Any
 
 from django.core.management.base import BaseCommand, CommandError
-from django.db import connection
+from rich.console import Console
 
 from ftproject.core.errors import ProductError
 from ftproject.core.jobs import Job
-from ftproject.core.queue import queue_worker_seen
-from ftproject.core.tasks import drain_flag, run_next_job
+from ftproject.core.waiting import JobKindView, JobsWait
 from ftproject.engine.configs import LoraSettings, ModelConfig, SftSettings, TrainingOptions
 from ftproject.engine.fields import field_type
 from training_app.models import TrainingRun
 from training_app.selectors import adapter_of, run_progress
 from training_app.services import start_training, stop_training
 
-POLL_SECONDS = 0.25
-WORKER_LOOK_SECONDS = 2.0
 SECTIONS: tuple[tuple[str | None, type], ...] = (
     ("model_config_data", ModelConfig),
     ("sft_config", SftSettings),
     ("lora_config", LoraSettings),
     (None, TrainingOptions),
 )
-FAILED, INTERRUPTED = 1, 130
+FAILED = 1
 
 
 class Command(BaseCommand):
@@ -55,8 +50,8 @@ class Command(BaseCommand):
         for warning in started.run.warnings:
             self.stderr.write(f"Note: {warning}")
         self.stdout.write(f"Run {started.run.pk}: {started.run.model_name} on {started.run.device}")
-        run = RunWait(started.run).until_ended()
-        self.conclude(run)
+        JobsWait({"train": started.run}, TRAINING_VIEW, Console(stderr=True)).until_ended()
+        self.conclude(started.run)
 
     def conclude(self, run: TrainingRun) -> None:
         adapter = adapter_of(run)
@@ -113,80 +108,15 @@ def describe(error: ProductError) -> str:
     return "\n".join(line for line in lines if line)
 
 
-class RunWait:
-    """Waits for a run and draws its progress; does the queue's work itself while no queue worker is there."""
-
-    def __init__(self, run: TrainingRun) -> None:
-        self.run = run
-        self.worker: threading.Thread | None = None
-        self.looked_at = 0.0
-        self.interrupted = False
-
-    def until_ended(self) -> TrainingRun:
-        from rich.console import Console
-        from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
-
-        columns = (
-            "{task.description}",
-            BarColumn(),
-            TextColumn("{task.completed}/{task.total}"),
-            TimeRemainingColumn(),
-        )
-        with Progress(*columns, console=Console(stderr=True)) as progress:
-            bar = progress.add_task("queued", total=None)
-            while not self.run.is_terminal:
-                self.look(progress, bar)
-        if self.worker is not None:
-            self.worker.join(timeout=10)
-        return self.run
-
-    def look(self, progress: Any, bar: Any) -> None:
-        """One turn; Ctrl+C asks for a graceful stop, a second one leaves at once."""
-        try:
-            self.ensure_worked_on()
-            time.sleep(POLL_SECONDS)
-            self.run.refresh_from_db()
-            progress.update(bar, **bar_state(self.run))
-        except KeyboardInterrupt:
-            if self.interrupted:
-                sys.exit(INTERRUPTED)
-            self.interrupted = True
-            progress.console.print("Stopping after this step; Ctrl+C again leaves without the adapter.")
-            self.stop()
-
-    def stop(self) -> None:
-        try:
-            self.run = stop_training(run=self.run)
-        except ProductError:  # it ended in this moment
-            self.run.refresh_from_db()
-
-    def ensure_worked_on(self) -> None:
-        if self.worker is not None and self.worker.is_alive():
-            return
-        if time.monotonic() - self.looked_at < WORKER_LOOK_SECONDS:
-            return
-        self.looked_at = time.monotonic()
-        if not queue_worker_seen():
-            # A stopped server leaves the flag until the next start; we are that start.
-            drain_flag().unlink(missing_ok=True)
-            self.worker = threading.Thread(target=work_queue, args=(self.run.pk,), name="queue-worker", daemon=True)
-            self.worker.start()
-
-
-def work_queue(run_id: int) -> None:
-    """Runs waiting jobs, oldest first, until this one has ended.
-
-    In a thread that outlives its run processes: the kernel ends a child when the thread that forked it ends.
-    """
-    try:
-        while not TrainingRun.objects.get(pk=run_id).is_terminal and run_next_job() != "nothing to do":
-            pass
-    finally:
-        connection.close()
-
-
 def bar_state(run: TrainingRun) -> dict[str, Any]:
     facts = run_progress(run)
     loss = "" if run.loss is None else f"  loss {run.loss:.4g}"
     place = f" (place {facts['queue_position']})" if facts["queue_position"] else ""
     return {"description": f"{run.status}{place}{loss}", "completed": run.current_step, "total": run.total_steps}
+
+
+TRAINING_VIEW = JobKindView(
+    bar=bar_state,
+    stop=lambda run: stop_training(run=run),
+    stop_notice="Stopping after this step; Ctrl+C again leaves without the adapter.",
+)
