@@ -8,12 +8,13 @@ from django.core.files.uploadedfile import TemporaryUploadedFile
 from django.db import IntegrityError, transaction
 from django.db.models import ProtectedError
 
-from datasets_app.ingestion.ingest import ingest_file
+from datasets_app.ingestion.isolation import ingest_apart
 from datasets_app.ingestion.survey import Survey, survey_file
 from datasets_app.mapping_rules import checked_mapping
 from datasets_app.models import ColumnMapping, Dataset
 from datasets_app.selectors import current_mapping
 from ftproject.core.errors import ConflictError, InvalidInputError, UnavailableError
+from ftproject.core.jobs import Job
 from ftproject.core.storage import datasets_dir, publish_file
 
 ATTEMPTS = 5
@@ -48,6 +49,7 @@ def dataset_activate(*, dataset: Dataset) -> Dataset:
 def dataset_delete(*, dataset: Dataset) -> int:
     """Deletes a dataset with its mappings and rows; 409 while a run refers to it."""
     dataset_id, path = dataset.pk, dataset.table_path
+    _refuse_while_read(dataset)
     try:
         dataset.delete()
     except ProtectedError as exc:
@@ -59,6 +61,18 @@ def dataset_delete(*, dataset: Dataset) -> int:
         if not Dataset.objects.filter(sha256=path.stem).exists():
             path.unlink(missing_ok=True)
     return int(dataset_id)
+
+
+def _refuse_while_read(dataset: Dataset) -> None:
+    """Finished prefetch and preflight runs go with their dataset; one that waits or runs keeps it."""
+    for runs in (dataset.prefetches, dataset.preflights):
+        run = runs.exclude(status__in=Job.TERMINAL).first()
+        if run is not None:
+            raise ConflictError(
+                f"Dataset {dataset.pk} is used by {run._meta.verbose_name} {run.pk}.",
+                code="dataset_in_use",
+                hint="Stop it, or wait until it has ended.",
+            )
 
 
 def mapping_set(*, dataset: Dataset, **fields: Any) -> ColumnMapping:
@@ -98,7 +112,7 @@ def _take_file(path: Path, filename: str) -> Dataset:
 def _store(path: Path, survey: Survey, filename: str) -> Dataset:
     target = datasets_dir() / f"{survey.sha256}.parquet"
     with publish_file(target) as partial:
-        facts = ingest_file(path, survey, filename, partial)
+        facts = ingest_apart(path, survey, filename, partial)
     dataset = _row_of(
         survey,
         filename=_label(filename),

@@ -1,8 +1,8 @@
 """The refusals of an upload, each with its code, the row and column it means, and what to do."""
 
-from ftproject.core.errors import InvalidInputError, Problem, UnsupportedFormatError
+from ftproject.core.errors import InvalidInputError, Problem, TooLargeError, UnsupportedFormatError
 
-MAX_COLUMNS = 2000
+MAX_COLUMNS = 10_000
 MAX_NAME_LENGTH = 1000
 
 
@@ -18,6 +18,10 @@ def refuse(
 
 def unsupported(kind: str, hint: str) -> UnsupportedFormatError:
     return UnsupportedFormatError(f"The file is {kind}, not a CSV.", code="unsupported_file_type", hint=hint)
+
+
+def too_large(message: str) -> TooLargeError:
+    return TooLargeError(message, hint="Upload a part of the rows.")
 
 
 def check_columns(names: list[str]) -> None:

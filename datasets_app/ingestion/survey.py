@@ -3,8 +3,9 @@
 import codecs
 import hashlib
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
+from typing import Any
 
 from datasets_app.ingestion.encodings import legacy_encodings, looks_like_damaged_utf8
 from datasets_app.ingestion.refusals import refuse, unsupported
@@ -50,12 +51,22 @@ class Survey:
     suspect: str | None = None
     sample: bytes = b""
 
+    def facts(self) -> dict[str, Any]:
+        """What `survey_of` needs beside the file itself."""
+        return {field.name: getattr(self, field.name) for field in fields(self) if field.name != "sample"}
+
     @property
     def decode_errors(self) -> str:
         """How to decode so that a suspect cell can be found: the damage stays visible in the text."""
         if self.suspect != "undecodable":
             return "strict"
         return "surrogateescape" if self.encoding.startswith("utf-8") else "replace"
+
+
+def survey_of(path: Path, facts: dict[str, Any]) -> Survey:
+    """The survey that another process made of this file."""
+    with path.open("rb") as stream:
+        return Survey(**facts, sample=stream.read(SAMPLE))
 
 
 def survey_file(path: Path) -> Survey:
