@@ -21,10 +21,15 @@ EventType = Literal[
     "prefetch_progress",
     "prefetch_complete",
     "prefetch_error",
+    "preflight_progress",
+    "preflight_complete",
+    "preflight_error",
 ]
 EVENT_TYPES: tuple[EventType, ...] = get_args(EventType)
 # Superseded by the next one of the same run, so a slow reader may skip them.
-COALESCED: frozenset[str] = frozenset({"gpu_stats", "training_progress", "eval_progress", "prefetch_progress"})
+COALESCED: frozenset[str] = frozenset(
+    {"gpu_stats", "training_progress", "eval_progress", "prefetch_progress", "preflight_progress"}
+)
 
 
 class GpuStats(TypedDict):
@@ -121,6 +126,19 @@ class PreflightCompleteEvent(TypedDict):
     skipped: int
 
 
+class PreflightProgressEvent(TypedDict):
+    run_id: int
+    current: int
+    total: int
+
+
+class PreflightCompleteEvent(TypedDict):
+    run_id: int
+    can_train: bool
+    usable: int
+    skipped: int
+
+
 class ModelStatusEvent(TypedDict):
     loaded: bool
     mode: str | None
@@ -136,6 +154,8 @@ EventData = (
     | EvalStatusEvent
     | EvalProgressEvent
     | EvalCompleteEvent
+    | PreflightProgressEvent
+    | PreflightCompleteEvent
     | ModelStatusEvent
     | PrefetchProgressEvent
     | PrefetchCompleteEvent
