@@ -9,7 +9,7 @@ from django.http import HttpRequest
 from django.urls import reverse
 from django.utils.html import format_html
 
-from datasets_app.models import ColumnMapping, Dataset
+from datasets_app.models import BadImage, ColumnMapping, Dataset, ImageArchiveEntry, ImagePrefetch
 from datasets_app.services import dataset_activate, dataset_delete
 from ftproject.core.errors import ProductError
 
@@ -106,3 +106,40 @@ class ColumnMappingAdmin(ReadOnlyAdmin):
 
     def has_delete_permission(self, request: HttpRequest, obj: Any = None) -> bool:
         return False
+
+
+class UndeletableAdmin(ReadOnlyAdmin):
+    def has_delete_permission(self, request: HttpRequest, obj: Any = None) -> bool:
+        return False
+
+
+@admin.register(ImageArchiveEntry)
+class ImageArchiveEntryAdmin(UndeletableAdmin):
+    list_display = ("path", "dataset", "digest")
+    list_select_related = ("dataset",)
+    search_fields = ("path", "=digest", "dataset__filename")
+    fields = ("dataset", "path", "digest")
+    show_full_result_count = False
+
+
+@admin.register(ImagePrefetch)
+class ImagePrefetchAdmin(UndeletableAdmin):
+    list_display = ("id", "dataset", "status", "current", "total", "num_images", "bad", "stopped_early", "created_at")
+    list_filter = ("status", "stopped_early", "created_at")
+    list_select_related = ("dataset",)
+    search_fields = ("dataset__filename", "message", "error")
+
+    @admin.display(description="Failed", ordering="num_failed")
+    def bad(self, run: ImagePrefetch) -> str:
+        """A link to the images that failed."""
+        address = reverse("admin:datasets_app_badimage_changelist")
+        return format_html('<a href="{}?run__id__exact={}">{}</a>', address, run.pk, run.num_failed)
+
+
+@admin.register(BadImage)
+class BadImageAdmin(UndeletableAdmin):
+    list_display = ("run", "index", "column", "url", "code", "message")
+    list_filter = ("code",)
+    list_select_related = ("run",)
+    search_fields = ("url", "message", "column")
+    show_full_result_count = False

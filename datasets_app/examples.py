@@ -33,3 +33,13 @@ MAPPING: dict[str, Any] = {
     "mandatory_columns": ["input_image_url"],
 }
 PREVIEW: dict[str, Any] = {"page": 1, "page_size": 5}
+ARCHIVE: dict[str, Any] = {
+    "dataset_id": 1,
+    "stored": 708,
+    "refused": 1,
+    "ignored": 2,
+    "nested_archives": 0,
+    "errors": [
+        {"field": "photos/notes.txt", "code": "image_not_an_image", "message": "not an image of the formats PNG, ..."}
+    ],
+}

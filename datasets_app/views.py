@@ -9,7 +9,9 @@ from rest_framework.response import Response
 
 from datasets_app import examples, selectors, services
 from datasets_app import serializers as s
+from datasets_app.archives import images_upload
 from datasets_app.models import Dataset
+from datasets_app.prefetch_serializers import ArchiveReportSerializer, ArchiveUploadSerializer, describe_report
 from datasets_app.uploads import UploadParser, uploaded_file
 from ftproject.core.errors import InvalidInputError
 from ftproject.core.pagination import Page
@@ -48,6 +50,18 @@ class DatasetViewSet(ApiViewSet):
         """Makes an earlier upload the current dataset."""
         dataset = selectors.get_dataset(dataset_id=int(pk[:19]))
         return Response(described(services.dataset_activate(dataset=dataset)))
+
+    @extend_schema(
+        tags=TAGS,
+        request={"multipart/form-data": ArchiveUploadSerializer},
+        responses=ArchiveReportSerializer,
+        examples=[OpenApiExample("images", value=examples.ARCHIVE, response_only=True)],
+    )
+    @action(detail=True, methods=["post"], parser_classes=[UploadParser])
+    def images(self, request: Request, pk: str) -> Response:
+        """Adds a zip of images, whose paths the dataset's image cells may then name; nothing of it becomes a path."""
+        dataset = selectors.get_dataset(dataset_id=int(pk[:19]))
+        return Response(describe_report(dataset, images_upload(dataset=dataset, file=uploaded_file(request))))
 
     @extend_schema(
         tags=TAGS,

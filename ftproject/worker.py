@@ -12,6 +12,8 @@ from ftproject.engine.parent import die_with_parent
 RUNNERS = {
     "training": "training_app.runner:execute_training",
     "evaluation": "evaluation_app.runner:execute_evaluation",
+    "preflight": "datasets_app.preflight_runner:execute_preflight",
+    "prefetch": "datasets_app.prefetch_runner:execute_prefetch",
 }
 
 
