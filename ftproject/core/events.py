@@ -126,19 +126,6 @@ class PreflightCompleteEvent(TypedDict):
     skipped: int
 
 
-class PreflightProgressEvent(TypedDict):
-    run_id: int
-    current: int
-    total: int
-
-
-class PreflightCompleteEvent(TypedDict):
-    run_id: int
-    can_train: bool
-    usable: int
-    skipped: int
-
-
 class ModelStatusEvent(TypedDict):
     loaded: bool
     mode: str | None
