@@ -24,14 +24,18 @@ COMMON = (
     "mac_roman",
     "cp850",
 )
+MULTI_BYTE = {"cp932", "gb18030", "big5", "cp949", "euc_jp"}
+_DAMAGED_PLACE = re.compile("\ufffd+")
 
 
 def looks_like_damaged_utf8(sample: bytes) -> bool:
     """Whether the sample is UTF-8 with some bad bytes: legacy text holds next to no valid UTF-8 sequences."""
     text = sample.decode("utf-8", "replace")
-    damaged = text.count("\ufffd")
-    whole = sum(1 for character in text if character > "\x7f") - damaged
-    return whole >= max(damaged, 1)
+    return _whole_sequences(text) >= max(text.count("\ufffd"), 1)
+
+
+def _whole_sequences(text: str) -> int:
+    return sum(1 for character in text if character > "\x7f") - text.count("\ufffd")
 
 
 def legacy_encodings(sample: bytes) -> list[str]:
@@ -43,7 +47,17 @@ def legacy_encodings(sample: bytes) -> list[str]:
         # All of `could_be_from_charset` decode the sample alike; scores this close are ties.
         for name in {match.encoding, *match.could_be_from_charset} & set(COMMON):
             scores.setdefault(name, (round(match.chaos, 2), -round(match.coherence, 1), COMMON.index(name)))
-    return [name for name in sorted(scores, key=lambda name: scores[name]) if _is_text(sample, name)]
+    names = [name for name in sorted(scores, key=lambda name: scores[name]) if _is_text(sample, name)]
+    return [] if names and names[0] not in MULTI_BYTE and _would_be_mojibake(sample) else names
+
+
+def _would_be_mojibake(sample: bytes) -> bool:
+    """Whether a single-byte encoding would turn UTF-8 letters into pairs (Grün into GrÃ¼n).
+
+    By chance such a pair hardly occurs there; as many of them as places of damage are UTF-8 with a few bad bytes.
+    """
+    text = sample.decode("utf-8", "replace")
+    return _whole_sequences(text) >= max(len(_DAMAGED_PLACE.findall(text)), 1)
 
 
 def _telling_lines(sample: bytes) -> bytes:
