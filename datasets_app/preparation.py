@@ -131,6 +131,8 @@ class ImageResolver:
             [] if conversation.skipped else image_cells(row, rules)
             for conversation, (_, row) in zip(built, rows, strict=True)
         ]
+        while len(self.started) > KEPT_OUTCOMES:
+            self.started.popitem(last=False)
         self._look_up({cell for found in cells for _, cell in found if is_path(cell)})
         return [
             PendingRow(index, row, conversation, [PendingImage(*image, self._future(image[1])) for image in found])
@@ -153,8 +155,6 @@ class ImageResolver:
 
     def _keep(self, cell: str, future: "Future[Outcome]") -> "Future[Outcome]":
         self.started[_key(cell)] = future
-        if len(self.started) > KEPT_OUTCOMES:
-            self.started.popitem(last=False)
         return future
 
 
