@@ -2,6 +2,7 @@
 
 import contextlib
 import logging
+import signal
 import sys
 import threading
 import time
@@ -43,30 +44,40 @@ class JobsWait:
         self.jobs, self.view, self.console = jobs, view, console
         self.worker: threading.Thread | None = None
         self.looked_at = -WORKER_LOOK_SECONDS
-        self.interrupted = False
+        self.interrupts = self.heeded = 0
         self.failures: list[Exception] = []
 
     def until_ended(self) -> None:
+        # Our own handler: a shell starts background jobs with SIGINT ignored, and Python then raises nothing.
+        before = signal.signal(signal.SIGINT, self.count_interrupt)
+        try:
+            self.watch()
+        finally:
+            signal.signal(signal.SIGINT, before)
+        if self.worker is not None:
+            self.worker.join(timeout=10)
+
+    def count_interrupt(self, *_: object) -> None:
+        self.interrupts += 1
+        if self.interrupts > 1:
+            sys.exit(INTERRUPTED)
+
+    def watch(self) -> None:
         columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
         with Progress(*columns, console=self.console) as progress:
             bars = {name: progress.add_task(f"{name}: queued", total=None) for name in self.jobs}
             while not all(job.is_terminal for job in self.jobs.values()):
                 self.turn(progress, bars)
-        if self.worker is not None:
-            self.worker.join(timeout=10)
 
     def turn(self, progress: Progress, bars: Mapping[str, TaskID]) -> None:
-        try:
-            self.ensure_worked_on()
-            time.sleep(POLL_SECONDS)
-            for name, job in self.jobs.items():
-                job.refresh_from_db()
-                state = self.view.bar(job)
-                progress.update(bars[name], **{**state, "description": f"{name}: {state['description']}"})
-        except KeyboardInterrupt:
-            if self.interrupted:
-                sys.exit(INTERRUPTED)
-            self.interrupted = True
+        self.ensure_worked_on()
+        time.sleep(POLL_SECONDS)
+        for name, job in self.jobs.items():
+            job.refresh_from_db()
+            state = self.view.bar(job)
+            progress.update(bars[name], **{**state, "description": f"{name}: {state['description']}"})
+        if self.interrupts > self.heeded:
+            self.heeded = self.interrupts
             progress.console.print(self.view.stop_notice)
             self.stop()
 

@@ -92,7 +92,7 @@ def test_a_completed_run_without_an_adapter_is_exit_code_1(beside_a_worker: Any)
 def test_ctrl_c_asks_for_a_graceful_stop_and_a_second_leaves(beside_a_worker: Any) -> None:
     def press() -> None:
         TrainingRun.objects.filter(status="queued").update(status="training")
-        raise KeyboardInterrupt
+        signal.raise_signal(signal.SIGINT)
 
     beside_a_worker(press)
     with pytest.raises(SystemExit) as leave:
@@ -103,7 +103,7 @@ def test_ctrl_c_asks_for_a_graceful_stop_and_a_second_leaves(beside_a_worker: An
 
 def test_ctrl_c_in_the_queue_cancels(beside_a_worker: Any) -> None:
     def press() -> None:
-        raise KeyboardInterrupt
+        signal.raise_signal(signal.SIGINT)
 
     beside_a_worker(press)
     with pytest.raises(SystemExit) as leave:
