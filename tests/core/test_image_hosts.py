@@ -3,6 +3,7 @@
 import threading
 import time
 from collections import Counter
+from functools import partial
 from typing import Any
 
 import pytest
@@ -35,7 +36,7 @@ class Gauge:
 def test_no_host_gets_more_than_its_share_and_all_together_no_more_than_the_threads() -> None:
     gauge, lanes = Gauge(), HostLanes(threads=6, per_host=2)
     hosts = [f"h{number % 5}" for number in range(60)]
-    futures = [lanes.submit(host, lambda host=host: gauge.visit(host)) for host in hosts]
+    futures = [lanes.submit(host, partial(gauge.visit, host)) for host in hosts]
     assert [future.result(timeout=10) for future in futures] == hosts
     assert max(count for name, count in gauge.most.items() if name != "all") == 2
     assert 4 <= gauge.most["all"] <= 6

@@ -382,7 +382,8 @@ def test_a_disk_that_fills_up_changes_nothing(
 ) -> None:
     send(zipped(("1.png", png("red"))))
     before = files_below(own_data_dir / "images")
-    write, written = Path.write_bytes, []
+    write = Path.write_bytes
+    written: list[Path] = []
 
     def full_after_one(self: Path, data: bytes) -> int:
         if written:
