@@ -9,7 +9,7 @@ from django.http import HttpRequest
 from django.urls import reverse
 from django.utils.html import format_html
 
-from datasets_app.models import BadImage, ColumnMapping, Dataset, ImageArchiveEntry, ImagePrefetch
+from datasets_app.models import BadImage, ColumnMapping, Dataset, ImageArchiveEntry, ImagePrefetch, PreflightRun
 from datasets_app.services import dataset_activate, dataset_delete
 from ftproject.core.errors import ProductError
 
@@ -143,3 +143,19 @@ class BadImageAdmin(UndeletableAdmin):
     list_select_related = ("run",)
     search_fields = ("url", "message", "column")
     show_full_result_count = False
+
+
+@admin.register(PreflightRun)
+class PreflightRunAdmin(UndeletableAdmin):
+    list_display = ("id", "dataset", "model_name", "status", "can_train", "usable", "created_at")
+    list_filter = ("status", "model_name", "created_at")
+    list_select_related = ("dataset",)
+    search_fields = ("dataset__filename", "model_name", "message", "error")
+
+    @admin.display(description="Can train", boolean=True)
+    def can_train(self, run: PreflightRun) -> bool | None:
+        return run.report["can_train"] if run.report else None
+
+    @admin.display(description="Usable rows")
+    def usable(self, run: PreflightRun) -> int | None:
+        return run.report["rows"]["usable"] if run.report else None

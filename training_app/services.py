@@ -80,8 +80,12 @@ def require_usable_row(*, dataset: Dataset, mapping: ColumnMapping) -> None:
         )
 
 
+def free_mb_wanted(model_name: str) -> int:
+    return FREE_MB_TINY if model_name == TINY_MODEL_NAME else FREE_MB
+
+
 def require_free_disk(*, model_name: str) -> None:
-    needed = FREE_MB_TINY if model_name == TINY_MODEL_NAME else FREE_MB
+    needed = free_mb_wanted(model_name)
     free = shutil.disk_usage(adapters_dir()).free // 2**20
     if free < needed:
         raise UnavailableError(

@@ -23,7 +23,9 @@ class KnownImage:
 
 @dataclass(frozen=True)
 class NotFetched:
-    """An image URL that nobody asked yet, or whose last failure is too old to count."""
+    """An image URL that nobody asked yet, or whose last failure is too old to count; `name` is the URL."""
+
+    name: str
 
 
 Outcome = KnownImage | NotFetched | ImageRefusedError
@@ -53,7 +55,7 @@ def _outcome(text: str, archived: str | ImageRefusedError | None) -> Outcome:
     path = known_image(text)
     if path is not None:
         return _known(path)
-    return known_failure(text) or NotFetched()
+    return known_failure(text) or NotFetched(text)
 
 
 def _known(path: Path) -> Outcome:

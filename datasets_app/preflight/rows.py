@@ -101,12 +101,12 @@ class RowJudge:
             for column, outcome in images
             if not isinstance(outcome, KnownImage | NotFetched)
         ]
-        kept = [outcome for _, outcome in images if isinstance(outcome, KnownImage)]
+        kept = [outcome for _, outcome in images if isinstance(outcome, KnownImage | NotFetched)]
         row = JudgedRow(
             dataclasses.replace(conversation, images=tuple(image.name for image in kept)),
             failures=failures,
-            not_fetched=sum(isinstance(outcome, NotFetched) for _, outcome in images),
-            sizes=tuple(image.size for image in kept),
+            not_fetched=sum(isinstance(image, NotFetched) for image in kept),
+            sizes=tuple(image.size for image in kept if isinstance(image, KnownImage)),
         )
         reason = self._reason_of_images(row)
         if reason:

@@ -83,6 +83,8 @@ def run_training(
             resume_from_checkpoint=str(job.resume_from_checkpoint) if job.resume_from_checkpoint else None
         )
         metrics = _metrics(trainer, output, evaluates=bool(heldout.encoded))
+        if job.resume_from_checkpoint is None:  # the epochs of a resumed run are not all its own
+            metrics["tokens_per_second"] = _tokens_per_second(trainer, output, rows.encoded)
     callbacks.on_phase("saving", f"saving {job.adapter_dir.name}")
     return _save(job, trainable, trainer, metrics, rows, heldout, time.monotonic() - started, callbacks)
 
@@ -171,6 +173,13 @@ def _metrics(trainer: Any, output: Any, *, evaluates: bool) -> dict[str, float |
         "train_loss": float(output.training_loss),
         "eval_loss": evaluation.get("eval_loss"),
     }
+
+
+def _tokens_per_second(trainer: Any, output: Any, encoded: Sequence[EncodedRow]) -> float | None:
+    """Tokens of the rows trained on, padding not counted, over the time of all steps."""
+    seconds = float(output.metrics.get("train_runtime") or 0)
+    epochs = float(trainer.state.epoch or 0)
+    return round(epochs * sum(map(len, encoded)) / seconds, 1) if seconds and epochs else None
 
 
 def _save(
