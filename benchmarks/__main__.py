@@ -4,7 +4,7 @@ import os
 import sys
 import tempfile
 
-BENCHMARKS = ["serving", "events", "shutdown", "datasets"]
+BENCHMARKS = ["serving", "events", "shutdown", "datasets", "images"]
 
 
 def main() -> None:
