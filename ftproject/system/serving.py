@@ -24,6 +24,8 @@ from ftproject.core.storage import data_path, sweep_partials
 from ftproject.core.tasks import drain_flag
 
 START_SECONDS = 60
+# A process that dies more often than this within a minute would die for ever: then everything ends, with the reason.
+RESTARTS_A_MINUTE = 3
 PR_SET_PDEATHSIG = 1
 # Arrow's own pool, an arena per thread and BLAS buffers keep memory that the web process does not use again:
 # 186 MB after 600 concurrent previews without these, 173 MB with them.
@@ -96,14 +98,18 @@ class Child:
     """One process of ours in its own session, told to end when this process dies."""
 
     def __init__(self, name: str, argv: list[str], environment: dict[str, str]) -> None:
-        self.name = name
+        self.name, self.argv, self.environment = name, argv, environment
+        self.process = self.start()
+
+    def start(self) -> subprocess.Popen[bytes]:
         self.process = subprocess.Popen(
-            argv,
-            env={**os.environ, **environment},
+            self.argv,
+            env={**os.environ, **self.environment},
             stdin=subprocess.DEVNULL,
             start_new_session=True,
             preexec_fn=end_with_parent,  # noqa: PLW1509 - single-threaded here
         )
+        return self.process
 
     def signal(self, number: signal.Signals) -> None:
         if self.process.poll() is None:
@@ -141,12 +147,13 @@ def import_path() -> str:
 
 
 class Server:
-    """Starts the children, waits for Ctrl+C or the death of one, ends them all."""
+    """Starts the children, starts one that died again (a run goes on without the web process), ends them on Ctrl+C."""
 
     def __init__(self, host: str, port: int, say: Callable[[str], object]) -> None:
         self.host, self.port, self.say = host, port, say
         self.children: list[Child] = []
         self.signals = 0
+        self.deaths: list[float] = []
 
     @property
     def url(self) -> str:
@@ -177,7 +184,7 @@ class Server:
         deadline = time.monotonic() + START_SECONDS
         while not self.signals and time.monotonic() < deadline:
             if self.dead_child():
-                return True
+                return True  # it never served: its reason stands in its own words above
             if answers(self.url):
                 self.greet()
                 return False
@@ -189,20 +196,33 @@ class Server:
         self.say(f"  API pages {self.url}/api/docs   admin {self.url}/admin/   events {self.url}/ws   end with Ctrl+C")
 
     def watch(self) -> bool:
+        """True when a child dies again and again."""
         while not self.signals:
-            if self.dead_child():
+            dead = self.dead_child()
+            if dead and not self.revive(dead):
                 return True
             time.sleep(0.2)
         return False
 
-    def dead_child(self) -> bool:
+    def dead_child(self) -> Child | None:
         for child in self.children:
             if child.process.poll() is not None:
-                self.say(
-                    f"The {child.name} process ended with code {child.process.returncode}; ending the other one too."
-                )
-                return True
-        return False
+                self.say(f"The {child.name} process ended with code {child.process.returncode}.")
+                return child
+        return None
+
+    def revive(self, child: Child) -> bool:
+        now = time.monotonic()
+        self.deaths = [*(moment for moment in self.deaths if now - moment < 60), now]
+        if len(self.deaths) > RESTARTS_A_MINUTE:
+            self.say("It dies again and again: ending everything.")
+            return False
+        child.kill_group()
+        self.say(f"Starting the {child.name} process again.")
+        child.start()
+        if child.name == "queue":
+            ring_bells()
+        return True
 
     def end(self) -> None:
         """Flag first, SIGTERM second, SIGKILL of the groups last; then the rows of what was killed are settled."""

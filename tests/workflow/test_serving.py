@@ -17,7 +17,7 @@ import pytest
 from websockets.sync.client import connect
 from websockets.typing import Origin
 
-from tests.workflow.served import ROOT, Served, free_port, served
+from tests.workflow.served import ROOT, Served, free_port, served, wait_until_healthy
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 
@@ -91,6 +91,31 @@ def test_a_killed_run_process_is_an_error_with_its_reason_and_the_next_run_works
     run = server.wait_for(f"/api/training/runs/{run_id}", "status", {"error"}, seconds=30)
     assert "SIGKILL" in run["error"]
     ended = server.wait_for(f"/api/training/runs/{start(server, QUICK)['run_id']}", "status", {"completed", "error"})
+    assert ended["status"] == "completed", ended["error"]
+
+
+def test_a_killed_web_process_is_started_again_and_the_run_goes_on(server: Served) -> None:
+    run_id = start(server, LONG)["run_id"]
+    server.wait_for_step(run_id, 1)
+    running, web = run_process(server), web_process(server)
+    web.kill()
+    assert gone([web], 10)
+    wait_until_healthy(server)
+    run = server.get(f"/api/training/runs/{run_id}")
+    assert run["status"] == "training"
+    server.wait_for_step(run_id, run["current_step"] + 5)
+    assert running.is_running()
+
+
+def test_a_killed_queue_is_started_again_and_the_waiting_run_is_not_lost(server: Served) -> None:
+    run_id = start(server, LONG)["run_id"]
+    wait_for_training(server, run_id)
+    waiting = start(server, QUICK)["run_id"]
+    queue = next(process for process in server.tree() if "qcluster" in process.cmdline())
+    queue.kill()
+    run = server.wait_for(f"/api/training/runs/{run_id}", "status", {"error"}, seconds=30)
+    assert "without a word" in run["error"] or "SIGKILL" in run["error"]
+    ended = server.wait_for(f"/api/training/runs/{waiting}", "status", {"completed", "error"})
     assert ended["status"] == "completed", ended["error"]
 
 

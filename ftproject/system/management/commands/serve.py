@@ -18,4 +18,6 @@ class Command(BaseCommand):
     def handle(self, *args: Any, **options: Any) -> None:
         server = Server(options["host"], options["port"], self.stdout.write)
         if server.run():
-            raise CommandError("The server ended because one of its processes did; its reason stands above.")
+            raise CommandError(
+                "The server ended because one of its processes could not go on; its reason stands above."
+            )
