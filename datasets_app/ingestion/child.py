@@ -22,6 +22,10 @@ NICENESS = 5
 
 def main(order: str, parent: str) -> None:
     die_with_parent(int(parent))
+    # Before the limit: memory that runs out within an import is an ImportError.
+    import pyarrow.csv
+    import pyarrow.parquet  # noqa: F401
+
     resource.setrlimit(resource.RLIMIT_DATA, (MAX_MEMORY, MAX_MEMORY))
     os.nice(NICENESS)
     sys.stdout.write(json.dumps(answer(json.loads(order))))

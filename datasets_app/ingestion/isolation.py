@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,8 @@ from ftproject.core.executor import run_environment
 
 # A child costs 0.3 s; what a text of this size takes in memory is less than a request may.
 IN_PROCESS_BYTES = 2 * 1024 * 1024
+# Each child may take child.MAX_MEMORY; more at once would not be faster either.
+_TURNS = threading.BoundedSemaphore(2)
 _REFUSALS = {kind.status: kind for kind in (InvalidInputError, TooLargeError, UnsupportedFormatError)}
 
 
@@ -25,9 +28,9 @@ def ingest_apart(path: Path, survey: Survey, filename: str, target: Path) -> Tab
     """
     if not survey.is_parquet and survey.size_bytes <= IN_PROCESS_BYTES:
         return ingest_file(path, survey, filename, target)
-    answer = _answer_of_child(
-        {"source": str(path.resolve()), "filename": filename, "target": str(target), "survey": survey.facts()}
-    )
+    order = {"source": str(path.resolve()), "filename": filename, "target": str(target), "survey": survey.facts()}
+    with _TURNS:
+        answer = _answer_of_child(order)
     if "errno" in answer:
         raise OSError(answer["errno"], os.strerror(answer["errno"]))
     if "refusal" in answer:
