@@ -33,24 +33,34 @@ class StartedPreflight:
 
 def preflight_start(*, dataset_id: int | None, body: Mapping[str, Any]) -> StartedPreflight:
     """Queues a preflight of what this start body would train; one that is under way or still true is taken."""
-    plan = training().plan(body)
-    dataset, mapping = require_ready_dataset(dataset_id=dataset_id)
-    fingerprint = fingerprint_of(dataset, mapping, plan)
-    known = reusable_preflight(fingerprint=fingerprint)
+    wanted = _wanted(dataset_id, body)
+    known = reusable_preflight(fingerprint=wanted.fingerprint)
     if known is not None:
         return StartedPreflight(known, reused=True)
     with transaction.atomic():
-        run = PreflightRun.objects.create(
-            dataset=dataset,
-            mapping=mapping,
-            model_name=plan.effective.model_name,
-            requested_config=dict(body),
-            config=to_dict(plan.effective.config),
-            fingerprint=fingerprint,
-            message="Waiting for its turn",
-        )
-        enqueue_job(run)
-    return StartedPreflight(run, reused=False)
+        wanted.requested_config = dict(body)
+        wanted.save()
+        enqueue_job(wanted)
+    return StartedPreflight(wanted, reused=False)
+
+
+def preflight_known(*, dataset_id: int | None, body: Mapping[str, Any]) -> StartedPreflight | None:
+    """The preflight that `preflight_start` would take instead of making one."""
+    known = reusable_preflight(fingerprint=_wanted(dataset_id, body).fingerprint)
+    return StartedPreflight(known, reused=True) if known else None
+
+
+def _wanted(dataset_id: int | None, body: Mapping[str, Any]) -> PreflightRun:
+    plan = training().plan(body)
+    dataset, mapping = require_ready_dataset(dataset_id=dataset_id)
+    return PreflightRun(
+        dataset=dataset,
+        mapping=mapping,
+        model_name=plan.effective.model_name,
+        config=to_dict(plan.effective.config),
+        fingerprint=fingerprint_of(dataset, mapping, plan),
+        message="Waiting for its turn",
+    )
 
 
 def fingerprint_of(dataset: Dataset, mapping: ColumnMapping, plan: PlannedTraining) -> str:

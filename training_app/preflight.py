@@ -7,16 +7,24 @@ from typing import Any
 from django.conf import settings
 
 from datasets_app.preflight.port import MeasuredSpeed, PlannedTraining
-from ftproject.core.errors import InvalidInputError
+from datasets_app.preflight.report import summary_of
+from datasets_app.preflight_services import preflight_known, preflight_start, wait_for_preflight
+from datasets_app.selectors import iter_rows, row_mapping
+from ftproject.core.errors import InvalidInputError, UnavailableError
 from ftproject.core.jobs import Job
+from ftproject.core.light_lane import light_lane_is_idle
 from ftproject.core.storage import models_dir
 from ftproject.engine.configs import ConfigError, TrainingConfig, parse_training_config, resolve_training_config
+from ftproject.engine.conversations import build_conversation
 from ftproject.engine.gpu import device_facts
-from training_app.configuration import default_config, device_name, refusal, resolve_config
+from training_app.configuration import OPTION_NAMES, default_config, device_name, refusal, resolve_config
 from training_app.models import TrainingRun
-from training_app.services import free_mb_wanted
+from training_app.services import ROWS_CHECKED, TrainingPlan, free_mb_wanted
 
 NEEDS_GPU = "model_needs_gpu"
+# A dry run waits so long for a report; larger sets take longer, and say so.
+DRY_RUN_SECONDS = 10.0
+FULL_REPORT_HINT = "POST /api/datasets/preflight looks at every row, its images and its tokens."
 
 
 class TrainingPreflight:
@@ -65,3 +73,27 @@ def plan_config(config: TrainingConfig) -> PlannedTraining:
         memory_total_mb=device.memory_total_mb,
         blockers=blockers,
     )
+
+
+def dry_run_preflight(*, plan: TrainingPlan, body: Mapping[str, Any]) -> dict[str, Any]:
+    """The preflight's figures for a dry run: a report that still holds, one made now, else the first rows only."""
+    asked = {name: value for name, value in body.items() if name not in OPTION_NAMES}
+    started = preflight_known(dataset_id=plan.dataset.pk, body=asked)
+    if started is None and light_lane_is_idle():
+        started = preflight_start(dataset_id=plan.dataset.pk, body=asked)
+    try:
+        run = wait_for_preflight(run=started.run, seconds=DRY_RUN_SECONDS) if started else None
+    except UnavailableError:
+        run = None
+    if run is not None and run.report:
+        return {"complete": True, "run_id": run.pk, **summary_of(run.report)}
+    return {"complete": False, "run_id": run.pk if run else None, **first_rows(plan)}
+
+
+def first_rows(plan: TrainingPlan) -> dict[str, Any]:
+    """How many of the first rows have what they need; images and tokens are not looked at."""
+    rules = row_mapping(plan.mapping)
+    rows = iter_rows(dataset=plan.dataset, limit=ROWS_CHECKED)
+    skipped = [build_conversation(index, row, rules).skipped for index, row in rows]
+    counts = {"total": plan.dataset.num_rows, "looked_at": len(skipped), "skipped": sum(skipped)}
+    return {"rows": counts, "hint": FULL_REPORT_HINT}

@@ -43,6 +43,9 @@ class StartedSerializer(serializers.Serializer[Any]):
     backend = serializers.CharField(required=False)
     dataset_id = serializers.IntegerField(required=False)
     config = serializers.DictField(required=False, help_text="Only in a dry run: the effective configuration.")
+    preflight = serializers.DictField(
+        required=False, help_text="Only in a dry run: the figures of POST /api/datasets/preflight without its lists."
+    )
 
 
 class TrainingStatusSerializer(serializers.Serializer[Any]):

@@ -14,6 +14,7 @@ from ftproject.core.views import ApiViewSet
 from training_app import adapter_services, selectors, serializers, services
 from training_app.configuration import openapi_start_schema, start_schema
 from training_app.openapi_examples import ADAPTERS, START, STATUS
+from training_app.preflight import dry_run_preflight
 
 IDEMPOTENCY_KEY = OpenApiParameter(
     "Idempotency-Key",
@@ -42,7 +43,8 @@ class TrainingViewSet(ApiViewSet):
         """Starts a training run, or queues it behind the run that holds the GPU."""
         body = dict(request.data)
         if body.get("dry_run") is True:
-            return Response(serializers.describe_plan(services.plan_training(body=body)))
+            plan = services.plan_training(body=body)
+            return Response(serializers.describe_plan(plan) | {"preflight": dry_run_preflight(plan=plan, body=body)})
         key = serializers.read_idempotency_key(request)
         return Response(serializers.describe_start(services.start_training(body=body, idempotency_key=key)))
 
