@@ -17,6 +17,7 @@ from datasets_app.selectors import (
     row_mapping,
 )
 from datasets_app.services import dataset_activate, dataset_delete, mapping_set
+from evaluation_app.models import EvaluationRun
 from ftproject.core.errors import ConflictError, NotFoundError
 from tests.datasets_app.conftest import Upload
 from training_app.models import TrainingRun
@@ -239,3 +240,80 @@ def test_a_ready_dataset_comes_with_its_newest_mapping(dataset: Dataset) -> None
     assert require_ready_dataset(dataset_id=None) == (dataset, newest)
     assert get_mapping(dataset=get_dataset(dataset_id=dataset.pk)) == newest
     assert row_mapping(newest).image_separator == "|"
+
+
+def test_a_dataset_that_an_evaluation_used_cannot_be_deleted(client: APIClient, dataset: Dataset) -> None:
+    mapping = mapping_set(dataset=dataset, prompt_column="prompt", response_column="response")
+    run = EvaluationRun.objects.create(dataset=dataset, mapping=mapping, model_type="base", model_name="tiny")
+    answer = client.delete(f"/api/datasets/{dataset.pk}")
+    assert (answer.status_code, answer.json()["code"]) == (409, "dataset_in_use")
+    assert f"evaluation run {run.pk}" in answer.json()["detail"]
+    run.delete()
+    assert client.delete(f"/api/datasets/{dataset.pk}").status_code == 200
+
+
+def test_a_new_upload_and_mapping_leave_a_run_with_what_it_was_started_on(dataset: Dataset, upload: Upload) -> None:
+    mapping = mapping_set(dataset=dataset, prompt_column="prompt", response_column="response")
+    run = TrainingRun.objects.create(dataset=dataset, mapping=mapping, model_name="tiny")
+    mapping_set(dataset=dataset, prompt_column="response", response_column="prompt")
+    upload(b"a,b\n1,2\n", "newer.csv")
+    run.refresh_from_db()
+    assert (run.dataset, run.mapping.version, run.mapping.prompt_column) == (dataset, 1, "prompt")
+
+
+def test_a_run_goes_on_reading_its_rows_while_others_are_uploaded_and_deleted(
+    client: APIClient, upload: Upload
+) -> None:
+    rows = [f"p{number},r{number}" for number in range(12_000)]
+    content = "\n".join(["prompt,response", *rows]).encode()
+    dataset = Dataset.objects.get(pk=upload(content).json()["dataset_id"])
+    reading = iter_rows(dataset=dataset)
+    read = [next(reading) for _ in range(10)]
+    assert upload(b"a,b\n1,2\n").status_code == 200
+    assert upload(content, "again.csv").json()["dataset_id"] == dataset.pk
+    read += [next(reading) for _ in range(6_000)]
+    assert client.delete(f"/api/datasets/{dataset.pk}").status_code == 200
+    read += reading
+    assert read == [(number, {"prompt": f"p{number}", "response": f"r{number}"}) for number in range(12_000)]
+
+
+ROUTES: list[tuple[str, str, dict[str, Any] | None]] = [
+    ("get", "columns", None),
+    ("get", "info", None),
+    ("get", "mapping", None),
+    ("post", "mapping", {"prompt_column": "prompt", "response_column": "response"}),
+    ("post", "preview", {}),
+    ("get", "preview/conversations", None),
+]
+
+
+def asked(client: APIClient, route: tuple[str, str, dict[str, Any] | None], dataset_id: object, place: str) -> Any:
+    method, path, body = route
+    query = f"?dataset_id={dataset_id}" if place == "query" else ""
+    sent = {**(body or {}), "dataset_id": dataset_id} if place == "body" else body
+    return getattr(client, method)(f"/api/datasets/{path}{query}", sent, format="json")
+
+
+PLACES = [(route, "query") for route in ROUTES] + [(route, "body") for route in ROUTES if route[0] == "post"]
+
+
+@pytest.mark.parametrize(("route", "place"), PLACES, ids=lambda value: value if isinstance(value, str) else value[1])
+def test_every_route_speaks_of_the_dataset_that_is_named(
+    client: APIClient, dataset: Dataset, upload: Upload, route: tuple[str, str, dict[str, Any] | None], place: str
+) -> None:
+    mapping_set(dataset=dataset, prompt_column="prompt", response_column="response")
+    newer = upload(b"prompt,response\n1,2\n", "newer.csv").json()["dataset_id"]
+    answer = asked(client, route, dataset.pk, place)
+    assert (answer.status_code, answer.json()["dataset_id"]) == (200, dataset.pk)
+    assert newer != dataset.pk
+    assert (asked(client, route, 999, place).status_code, asked(client, route, "x", place).status_code) == (404, 400)
+
+
+@pytest.mark.parametrize("path", ["/api/training/start", "/api/evaluation/run"])
+def test_both_start_routes_take_a_dataset_by_its_id(
+    client: APIClient, dataset: Dataset, upload: Upload, path: str
+) -> None:
+    upload(b"prompt,response\n1,2\n", "newer.csv")
+    answer = client.post(path, {"dataset_id": dataset.pk}, format="json")
+    assert (answer.status_code, answer.json()["code"]) == (409, "mapping_not_set")
+    assert client.post(path, {"dataset_id": 999}, format="json").status_code == 404

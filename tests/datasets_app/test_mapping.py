@@ -1,5 +1,6 @@
 """The mapping routes: the document's body, refusals with the nearest name, and immutable versions."""
 
+import time
 from typing import Any
 
 import pytest
@@ -197,6 +198,16 @@ def rows(**columns: list[str]) -> tuple[list[str], list[dict[str, str]]]:
         ({"pic": ["https://x.test/a.png"], "prompt": ["q"], "answer": ["a"]}, "prompt", "answer", ["pic"]),
         ({"x": ["data:image/png;base64,AA"], "prompt": ["q"], "answer": ["a"]}, "prompt", "answer", ["x"]),
         ({"n": ["1"], "long": ["a long question"], "short": ["yes"]}, "long", "short", []),
+        ({"file": ["shapes/a b.PNG"], "q": ["what?"], "answer": ["a"]}, "q", "answer", ["file"]),
+        ({"link": ["https://x.test/page.html"], "prompt": ["q"], "answer": ["a"]}, "prompt", "answer", []),
+        ({"prompt": ["https://x.test/a.png what is this?"], "answer": ["a"]}, "prompt", "answer", []),
+        ({"a": ["https://x.test/1"], "b": ["b.jpg"], "prompt": ["q"], "answer": ["z"]}, "prompt", "answer", ["a", "b"]),
+        (
+            {"nr": ["1", "2", "3", "4"], "seen": ["on Monday"] * 4, "what": list("abcd"), "ok": ["y", "n", "n", "y"]},
+            "seen",
+            "ok",
+            [],
+        ),
     ],
 )
 def test_a_suggestion_goes_by_name_and_by_content(
@@ -214,12 +225,81 @@ def test_a_ground_truth_beside_a_response_is_suggested_as_such() -> None:
     assert (suggestion["response_column"], suggestion["ground_truth_column"]) == ("response", "ground_truth")
 
 
-def test_several_urls_in_one_cell_suggest_their_separator() -> None:
-    cells = ["https://x.test/a.png|https://x.test/b.png", ""]
-    suggestion = suggest_mapping(*rows(prompt=["q", "q"], answer=["a", "b"], image=cells))
+@pytest.mark.parametrize(
+    ("cell", "separator"),
+    [
+        ("https://x.test/a.png|https://x.test/b.png", "|"),
+        ("https://x.test/a.png; https://x.test/b.png", ";"),
+        ("https://x.test/a.png https://x.test/b.png", " "),
+        ("https://x.test/a.png\nhttps://x.test/b.png", "\n"),
+        ("https://x.test/a,https://x.test/b", ","),
+        ("shapes/a.png,shapes/b c.png", ","),
+        ("a.png|b.jpeg|c.webp", "|"),
+        ("data:image/png;base64,AA|data:image/png;base64,BB", "|"),
+        ("https://x.test/a.png?size=1,2", None),
+        ("data:image/png;base64,AA", None),
+        ("a, b.png", None),
+    ],
+)
+def test_several_images_in_one_cell_suggest_their_separator(cell: str, separator: str | None) -> None:
+    suggestion = suggest_mapping(*rows(prompt=["q", "q"], answer=["a", "b"], image=[cell, ""]))
     assert suggestion is not None
-    assert suggestion["image_separator"] == "|"
+    assert (suggestion["image_url_columns"], suggestion["image_separator"]) == (["image"], separator)
     assert suggestion["mandatory_columns"] == []
+
+
+def test_a_guess_from_hostile_cells_takes_no_time() -> None:
+    cells = ["a.png " * 2000 + "x", " " * 100_000, "|" * 100_000, "data:image/png;base64," + "A" * 5_000_000]
+    began = time.monotonic()
+    assert suggest_mapping(*rows(prompt=cells, answer=cells, image=cells)) is not None
+    assert time.monotonic() - began < 2
+
+
+def test_the_nearest_name_is_found_in_a_wide_table(client: APIClient, upload: Upload) -> None:
+    names = [f"a question of the survey number {number}" for number in range(5000)]
+    header = ",".join([*names, "Prompt Text", "response"])
+    upload(f"{header}\n{header}\n".encode())
+    body = post(client, {**LEAST, "prompt_column": "prompt text"}).json()
+    assert "'Prompt Text'" in body["errors"][0]["message"]
+    assert len(body["detail"]) < 500
+
+
+@pytest.mark.parametrize(("column", "cell"), [("note ", ""), ("note ", " \t"), ("truth", ""), ("swapped_image", "")])
+def test_a_mandatory_column_of_any_kind_skips_the_rows_where_it_is_blank(
+    client: APIClient, upload: Upload, column: str, cell: str
+) -> None:
+    names = ["prompt", "response", "truth", "input_image_url", "swapped_image", "note "]
+    blank = [cell if name == column else "x" for name in names]
+    upload("\n".join([",".join(names), ",".join("x" * len(names)), ",".join(blank)]).encode(), "marks.csv")
+    assert post(client, {**FULL, "mandatory_columns": [column]}).status_code == 200
+    found = client.get("/api/datasets/preview/conversations?start=0&count=2").json()["conversations"]
+    assert [conversation["skipped"] for conversation in found] == [False, True]
+    assert repr(column) in found[1]["skipped_reason"]
+
+
+def test_several_columns_and_several_images_in_a_cell_keep_their_order(client: APIClient, upload: Upload) -> None:
+    upload(
+        b"prompt,response,input_image_url,swapped_image\nq,a,https://x.test/1| https://x.test/2 |,https://x.test/3\n"
+    )
+    assert post(client, {**FULL, "image_separator": "|"}).status_code == 200
+    [found] = client.get("/api/datasets/preview/conversations?start=0&count=1").json()["conversations"]
+    content = found["messages"][0]["content"]
+    assert [part["image"] for part in content[:-1]] == [f"https://x.test/{number}" for number in (1, 2, 3)]
+    assert content[-1] == {"type": "text", "text": "q"}
+
+
+def test_a_saved_version_never_changes(client: APIClient) -> None:
+    post(client, FULL)
+    before = ColumnMapping.objects.values().get(version=1)
+    later: list[dict[str, Any]] = [
+        {"image_separator": ";"},
+        {"mandatory_columns": []},
+        {"ground_truth_column": "truth"},
+    ]
+    for changes in later:
+        post(client, {**FULL, **changes})
+    assert ColumnMapping.objects.values().get(version=1) == before
+    assert list(ColumnMapping.objects.values_list("version", flat=True)) == [4, 3, 2, 1]
 
 
 def test_one_text_column_is_too_little_for_a_suggestion() -> None:
