@@ -11,10 +11,12 @@ from django.core.files.uploadhandler import TemporaryFileUploadHandler
 from rest_framework.parsers import DataAndFiles, MultiPartParser
 from rest_framework.request import Request
 
+from datasets_app.ingestion.table import FREE_RESERVE
 from ftproject.core.errors import InvalidInputError, TooLargeError, UnavailableError, did_you_mean
 
 # Boundaries and headers of the form around the file.
 FORM_OVERHEAD = 64 * 1024
+CHECK_BYTES = 16 * 1024 * 1024
 UPLOAD_HINT = 'Send it as multipart/form-data: curl -F "file=@data.csv".'
 
 
@@ -33,14 +35,19 @@ class CountedUploadHandler(TemporaryFileUploadHandler):
     ) -> None:
         if content_length > upload_limit() + FORM_OVERHEAD:
             raise too_large()
-        folder = settings.FILE_UPLOAD_TEMP_DIR
-        if shutil.disk_usage(folder).free < 2 * content_length:  # the upload, and its table beside it
+        self._leave_space(2 * content_length)  # the upload, and its table beside it
+
+    def _leave_space(self, needed: int = 0) -> None:
+        if shutil.disk_usage(settings.FILE_UPLOAD_TEMP_DIR).free < needed + FREE_RESERVE:
             raise disk_full()
 
     def receive_data_chunk(self, raw_data: bytes, start: int) -> None:
-        self.received += len(raw_data)
+        before, self.received = self.received, self.received + len(raw_data)
         if self.received > upload_limit():
             raise too_large()
+        # Others may be uploading too: what was free at the start need not be free now.
+        if self.received // CHECK_BYTES != before // CHECK_BYTES:
+            self._leave_space()
         try:
             super().receive_data_chunk(raw_data, start)
         except OSError as exc:

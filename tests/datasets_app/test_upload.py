@@ -159,6 +159,16 @@ def test_too_little_free_space_is_503_before_the_upload(upload: Upload, monkeypa
     assert (answer.status_code, answer.json()["code"]) == (503, "disk_full")
 
 
+def test_a_disk_that_fills_up_during_the_transfer_ends_it_with_space_left(
+    upload: Upload, settings: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    free = iter([2**40, 0])
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(free=next(free)))
+    answer = upload(b"a,b\n" + b"1,2\n" * (5 * 1024 * 1024))
+    assert (answer.status_code, answer.json()["code"]) == (503, "disk_full")
+    assert list(Path(settings.FILE_UPLOAD_TEMP_DIR).glob("*.upload*")) == []
+
+
 def test_a_disk_that_fills_up_while_the_table_is_written_keeps_the_old_dataset(
     upload: Upload, own_data_dir: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
