@@ -4,7 +4,7 @@ import os
 import sys
 import tempfile
 
-BENCHMARKS = ["serving", "events", "shutdown", "datasets", "images"]
+BENCHMARKS = ["serving", "events", "shutdown", "datasets", "images", "preflight"]
 
 
 def main() -> None:

@@ -7,9 +7,11 @@ from typing import Any
 import pytest
 from pytest_django import DjangoCaptureOnCommitCallbacks
 
-from datasets_app.models import Dataset
+from datasets_app.models import Dataset, PreflightRun
+from datasets_app.preflight_runner import execute_preflight
+from ftproject.core.light_lane import run_light_jobs
 from ftproject.core.models import Event
-from tests.training_app.world import Api, load_dataset, numbered_rows
+from tests.training_app.world import Api, SameProcessExecutor, load_dataset, numbered_rows, trained_run
 from training_app import services
 from training_app.models import TrainingRun
 from training_app.openapi_examples import START
@@ -92,6 +94,62 @@ def test_a_dry_run_answers_the_effective_configuration_and_starts_nothing(api: A
     assert body["config"]["holdout_fraction"] == 0.25
     assert body["dataset_id"] == dataset.pk
     assert not TrainingRun.objects.exists()
+
+
+def test_a_dry_run_without_a_light_lane_looks_at_the_first_rows(api: Api, dataset: Dataset) -> None:
+    preflight = api.post(URL, {"dry_run": True}).json()["preflight"]
+    assert preflight["complete"] is False
+    assert preflight["rows"] == {"total": 12, "looked_at": 12, "skipped": 0}
+    assert "/api/datasets/preflight" in preflight["hint"]
+    assert not PreflightRun.objects.exists()
+
+
+def test_a_dry_run_answers_the_figures_of_a_preflight_that_still_holds(api: Api, dataset: Dataset) -> None:
+    body = {"sft_config": {"max_steps": 7}, "holdout_fraction": 0.25}
+    api.post("/api/datasets/preflight", {**body, "wait_seconds": 0})
+    assert run_light_jobs(SameProcessExecutor(execute_preflight)) == 1
+    preflight = api.post(URL, {**body, "dry_run": True}).json()["preflight"]
+    assert preflight["complete"] is True
+    assert preflight["run_id"] == PreflightRun.objects.get().pk
+    assert preflight["rows"] == {"total": 12, "usable": 12, "skipped": 0}
+    assert preflight["tokens"]["counted"] == 12
+    assert preflight["can_train"] is True
+
+
+def test_a_dry_run_has_the_light_lane_make_the_figures(
+    api: Api, dataset: Dataset, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def lane(seconds: float) -> None:
+        run_light_jobs(SameProcessExecutor(execute_preflight))
+
+    run_light_jobs()  # the lane looked a moment ago
+    monkeypatch.setattr("datasets_app.preflight_services.time.sleep", lane)
+    assert api.post(URL, {"dry_run": True}).json()["preflight"]["complete"] is True
+
+
+def test_a_dry_run_whose_preflight_fails_still_answers(
+    api: Api, dataset: Dataset, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(job: PreflightRun, should_stop: Any) -> None:
+        raise OSError("the disk is gone")
+
+    run_light_jobs()
+    lane = SameProcessExecutor(broken)
+    monkeypatch.setattr("datasets_app.preflight_services.time.sleep", lambda seconds: run_light_jobs(lane))
+    preflight = api.post(URL, {"dry_run": True}).json()["preflight"]
+    assert preflight["complete"] is False
+
+
+def test_the_speed_of_the_newest_completed_run_makes_the_estimate(api: Api, dataset: Dataset) -> None:
+    run = trained_run(api)
+    TrainingRun.objects.filter(pk=run.pk).update(metrics={"tokens_per_second": 100.0, "peak_memory_mb": 700})
+    api.post("/api/datasets/preflight", {"wait_seconds": 0})
+    run_light_jobs(SameProcessExecutor(execute_preflight))
+    report = PreflightRun.objects.get().report
+    assert report is not None
+    assert report["time"]["seconds"] == pytest.approx(report["time"]["tokens"] / 100, abs=0.2)
+    assert f"training run {run.pk}" in report["time"]["how"]
+    assert report["memory"]["measured"] == {"run_id": run.pk, "peak_mb": 700}
 
 
 # Refusals
