@@ -1,6 +1,7 @@
 """Uploads to a served instance: limits that hold before the body, cut-off and killed uploads, many at once."""
 
 import contextlib
+import http.client
 import json
 import socket
 import time
@@ -67,10 +68,10 @@ def wait_until(condition: Any, seconds: float = 20) -> None:
 
 def test_an_upload_announced_too_large_is_refused_before_it_is_sent(server: Served) -> None:
     with begin_upload(server, (LIMIT_MB + 1) * 1024 * 1024) as connection:
-        connection.settimeout(10)
-        answer = connection.recv(65536).decode()
-    assert answer.startswith("HTTP/1.1 413")
-    assert '"code":"too_large"' in answer.replace(" ", "")
+        answer = http.client.HTTPResponse(connection)
+        answer.begin()
+        assert answer.status == 413
+        assert json.loads(answer.read())["code"] == "too_large"
     assert files_in(server, "tmp") == []
 
 
