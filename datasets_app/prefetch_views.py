@@ -22,7 +22,7 @@ STARTED = OpenApiExample(
 class PrefetchViewSet(ApiViewSet):
     """Every image of a dataset into the cache, before any GPU time."""
 
-    lookup_value_regex = r"[0-9]+"
+    lookup_value_regex = r"[0-9]{1,40}"
 
     @extend_schema(
         operation_id="datasets_images_prefetch_start",

@@ -17,7 +17,7 @@ EXAMPLE = {"sft_config": {"max_steps": 60, "max_seq_length": 1024}, "holdout_fra
 class PreflightViewSet(ApiViewSet):
     """What a training would make of the rows, before it starts."""
 
-    lookup_value_regex = r"[0-9]+"
+    lookup_value_regex = r"[0-9]{1,40}"
 
     @extend_schema(
         operation_id="datasets_preflight_start",

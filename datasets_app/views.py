@@ -25,7 +25,7 @@ TAGS = ["datasets"]
 class DatasetViewSet(ApiViewSet):
     """Routes that speak of "the" dataset take an optional dataset_id; the default is the current one."""
 
-    lookup_value_regex = r"[0-9]+"
+    lookup_value_regex = r"[0-9]{1,40}"
 
     @extend_schema(tags=TAGS, responses=s.DatasetListSerializer)
     def list(self, request: Request) -> Response:

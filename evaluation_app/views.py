@@ -125,7 +125,7 @@ class EvaluationViewSet(ApiViewSet):
             (200, "application/json"): OpenApiResponse(OpenApiTypes.OBJECT),
         },
     )
-    @action(detail=False, methods=["get"], url_path=r"export/(?P<run_id>[0-9]+)")
+    @action(detail=False, methods=["get"], url_path=r"export/(?P<run_id>[0-9]{1,40})")
     def export(self, request: Request, run_id: str) -> StreamingHttpResponse:
         """One line per dataset row in the run's scope, skipped rows included, results after the row's own columns.
 
@@ -146,7 +146,7 @@ class EvaluationViewSet(ApiViewSet):
 class EvaluationRunViewSet(ApiViewSet):
     """Runs and their samples."""
 
-    lookup_value_regex = r"[0-9]+"
+    lookup_value_regex = r"[0-9]{1,40}"
 
     @extend_schema(
         operation_id="evaluation_runs_list",

@@ -8,10 +8,10 @@ from django.db import transaction
 
 from ftproject.core.errors import InvalidInputError, Problem, TooLargeError
 from ftproject.core.parsers import refuse_constant, refuse_surrogates, unique_keys
-from ftproject.engine.configs import nest_flat_settings
+from ftproject.engine.configs import ConfigError, nest_flat_settings
 from sessions_app.models import TrainingSession
 from sessions_app.selectors import start_body
-from training_app.configuration import read_training_config
+from training_app.configuration import read_training_config, refusal
 from training_app.services import StartedRun, start_training
 
 LARGEST_CONFIG = 64 * 1024
@@ -53,7 +53,11 @@ def store_config(value: str | dict[str, Any] | None) -> tuple[str | None, bool]:
     if len(text.encode()) > LARGEST_CONFIG:
         raise TooLargeError(f"training_config is larger than {LARGEST_CONFIG // 1024} kB.")
     config = read_config_text(value) if isinstance(value, str) else value
-    read_training_config(nest_flat_settings(config))
+    try:
+        nested = nest_flat_settings(config)
+    except ConfigError as exc:
+        raise refusal(exc) from exc
+    read_training_config(nested)
     return text, isinstance(value, str)
 
 

@@ -24,7 +24,7 @@ class SessionViewSet(ApiViewSet):
     """Saved training configurations."""
 
     lookup_field: ClassVar[str] = "session_id"
-    lookup_value_regex = r"[0-9]+"
+    lookup_value_regex = r"[0-9]{1,40}"
 
     @extend_schema(
         operation_id="sessions_list",

@@ -180,6 +180,6 @@ def describe_plan(plan: TrainingPlan) -> dict[str, Any]:
 
 def describe_stop(run: TrainingRun) -> dict[str, Any]:
     if run.is_terminal:
-        message = f"No run was active; the waiting run {run.pk} was taken out of the queue."
+        message = f"Run {run.pk} had not started; it was taken out of the queue."
         return {"status": "cancelled", "run_id": run.pk, "message": message}
     return {"status": "stopping", "run_id": run.pk, "message": run.message}

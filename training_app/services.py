@@ -29,6 +29,9 @@ REASONS_SHOWN = 5
 FREE_MB_TINY = 64
 FREE_MB = 2048
 
+STOP_WHILE_TRAINING = "Stop requested: the current step is finished and the adapter saved"
+STOP_BEFORE_TRAINING = "Stop requested before the first step: there will be no adapter"
+
 
 @dataclass(frozen=True)
 class TrainingPlan:
@@ -161,7 +164,7 @@ def stop_training(*, run: TrainingRun | None = None) -> TrainingRun:
         raise ConflictError("No training run is active or waiting.", code="no_active_run", hint=hint)
     if run.status == Job.Status.STOPPING:
         return run
-    stopped = stop_job(run, reason="Stop requested: the current step is finished and the adapter saved")
+    stopped = stop_job(run, reason=STOP_WHILE_TRAINING if run.status == Job.Status.TRAINING else STOP_BEFORE_TRAINING)
     assert isinstance(stopped, TrainingRun)  # noqa: S101 - narrows the type for mypy
     if not stopped.is_terminal:
         publish_status(stopped)

@@ -81,7 +81,7 @@ class TrainingViewSet(ApiViewSet):
 class TrainingRunViewSet(ApiViewSet):
     """The history of training runs."""
 
-    lookup_value_regex = r"[0-9]+"
+    lookup_value_regex = r"[0-9]{1,40}"
     lookup_field: ClassVar[str] = "run_id"
 
     @extend_schema(

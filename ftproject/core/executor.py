@@ -97,6 +97,8 @@ def run_environment(base: Mapping[str, str]) -> dict[str, str]:
     """
     threads = base.get("QWEN3VL_CPU_THREADS", "1")
     paths = [str(settings.BASE_DIR), *filter(None, [base.get("PYTHONPATH")])]
+    # A run process is no cluster: with its name Django-Q would warn about the cluster's settings into the run's log.
+    base = {name: value for name, value in base.items() if name != "Q_CLUSTER_NAME"}
     return {
         **base,
         "PYTHONPATH": os.pathsep.join(paths),

@@ -20,6 +20,7 @@ logger = logging.getLogger(__name__)
 
 # Beats come every 2 s; the contract gives 30 s to notice a death.
 HEARTBEAT_TTL = timedelta(seconds=25)
+CANCELLED = "Cancelled before it started."
 
 
 class Job(models.Model):
@@ -105,6 +106,8 @@ class Job(models.Model):
     def finish(self, to: str, **changes: Any) -> bool:
         """Ends an active job once; False when it had ended before."""
         assert to in self.TERMINAL  # noqa: S101
+        if to == self.Status.ERROR and "message" not in changes:
+            changes["message"] = str(changes.get("error") or "").partition("\n")[0][:500]
         ended = self._update(self.ACTIVE, status=to, completed_at=timezone.now(), **changes)
         if ended:
             self.on_end()
@@ -206,7 +209,7 @@ def stop_job(job: Job, *, reason: str = "Stop requested") -> Job:
     now, manager = timezone.now(), type(job)._default_manager
     waiting = manager.filter(pk=job.pk, status=Job.Status.QUEUED)
     if waiting.update(
-        status=Job.Status.ERROR, error="Cancelled before it started.", completed_at=now, stop_requested_at=now
+        status=Job.Status.ERROR, error=CANCELLED, message=CANCELLED, completed_at=now, stop_requested_at=now
     ):
         fresh = manager.get(pk=job.pk)
         fresh.on_end()

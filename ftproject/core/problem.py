@@ -46,7 +46,7 @@ def problem_body(
         "detail": detail,
         "instance": instance,
         "code": code,
-        "hint": hint or HINTS.get(code, ""),
+        "hint": hint or HINTS.get(code) or HINTS["invalid_input" if status < 500 else "internal_error"],
         "errors": [error.as_dict() for error in errors or []],
         **extra,
     }

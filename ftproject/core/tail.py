@@ -22,6 +22,8 @@ logger = logging.getLogger(__name__)
 
 POLL_SECONDS = 0.15
 BATCH = 2000
+# A long replay goes page by page: the live sockets read through the same thread in between.
+REPLAY_PAGE = 500
 # On PostgreSQL ids can be committed out of order, so the tail reads a short overlap again and drops what it has seen.
 OVERLAP = 100
 # Above this backlog superseded progress is skipped; at the end of the queue the client is closed and replays.
@@ -120,9 +122,8 @@ class EventTail:
         return await asyncio.get_running_loop().run_in_executor(self.executor, query, *arguments)
 
     async def replay(self, since: int, until: int, types: frozenset[str]) -> list[EventMessage]:
-        """Stored events with since < id <= until, oldest first."""
-        messages: list[EventMessage] = await self.read(stored_between, since, until, types)
-        return messages
+        """The next page of stored events with since < id <= until, oldest first; empty at the end."""
+        return await self.read(stored_between, since, until, types)
 
 
 def newest_id() -> int:
@@ -144,7 +145,7 @@ def stored_between(since: int, until: int, types: frozenset[str]) -> list[EventM
     rows = Event.objects.filter(id__gt=since, id__lte=until).order_by("id")
     if types:
         rows = rows.filter(type__in=types)
-    return [event_message(row) for row in rows]
+    return [event_message(row) for row in rows[:REPLAY_PAGE]]
 
 
 tail = EventTail()

@@ -123,15 +123,22 @@ def nest_flat_settings(body: Mapping[str, Any]) -> dict[str, Any]:
     """Moves settings written at the top level into their section: {"max_steps": 60} -> {"sft_config": {...}}.
 
     Sessions of the user's document hold such flat bodies. A name of two sections (max_seq_length) goes to the
-    first; a key that is no setting stays where it is, for parse_training_config to name.
+    first; a key that is no setting stays where it is, for parse_training_config to name. Raises ConfigError where a
+    setting stands in both places with different values.
     """
     nested: dict[str, Any] = {k: dict(v) if isinstance(v, Mapping) else v for k, v in body.items()}
+    problems: list[ConfigProblem] = []
     for key, (_, cls) in SECTIONS.items():
-        for item in fields(cls):
-            if item.name in nested:
-                section = nested.setdefault(key, {})
-                if isinstance(section, dict):
-                    section.setdefault(item.name, nested.pop(item.name))
+        for name in [item.name for item in fields(cls) if item.name in nested]:
+            section = nested.setdefault(key, {})
+            if not isinstance(section, dict):
+                continue
+            value = nested.pop(name)
+            if section.setdefault(name, value) != value:
+                message = f"is given twice, as {value!r} and as {section[name]!r}: keep one"
+                problems.append(ConfigProblem(f"{key}.{name}", "conflicting_values", message))
+    if problems:
+        raise ConfigError(problems)
     return nested
 
 

@@ -145,7 +145,7 @@ def _outside(limits: Mapping[str, Any], value: Any) -> tuple[str, str] | None:
     for key, holds, words in _LIMITS:
         bound = limits.get(key)
         if bound is not None and not holds(value, bound):
-            return "out_of_range", f"must be {words} {bound:g}, not {value:g}"
+            return "out_of_range", f"must be {words} {bound}, not {value}"
     return None
 
 

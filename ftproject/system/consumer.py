@@ -56,10 +56,13 @@ class EventConsumer(AsyncWebsocketConsumer):  # type: ignore[misc]
                 return
 
     async def replay(self, since: int, types: frozenset[str]) -> frozenset[int]:
-        messages = await tail.replay(since, tail.last_id, types)
-        for message in messages:
-            await self.send_message(message)
-        return frozenset(message["id"] for message in messages)
+        until, replayed = tail.last_id, set[int]()
+        while messages := await tail.replay(since, until, types):
+            for message in messages:
+                await self.send_message(message)
+            since = messages[-1]["id"]
+            replayed.update(message["id"] for message in messages)
+        return frozenset(replayed)
 
     async def send_message(self, message: EventMessage) -> None:
         await self.send(text_data=json.dumps(message))

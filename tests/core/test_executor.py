@@ -85,6 +85,10 @@ def test_a_run_process_gets_one_cpu_thread_unless_told_otherwise() -> None:
     assert run_environment({"OMP_NUM_THREADS": "3"})["OMP_NUM_THREADS"] == "3"
 
 
+def test_a_run_process_does_not_pass_for_a_cluster() -> None:
+    assert "Q_CLUSTER_NAME" not in run_environment({"Q_CLUSTER_NAME": "gpu"})
+
+
 def test_the_tail_of_a_log_is_its_last_lines(tmp_path: Path) -> None:
     log = tmp_path / "run.log"
     log.write_text("\n".join(str(number) for number in range(100_000)))

@@ -131,6 +131,13 @@ def test_a_codec_in_the_content_type_is_no_way_round_the_size_limit(client: Clie
 
 
 @pytest.mark.django_db
+@pytest.mark.parametrize("route", ["training/runs", "evaluation/runs", "evaluation/export", "sessions", "datasets"])
+def test_an_id_too_long_for_any_row_is_a_404(route: str, client: Client) -> None:
+    for digits in ("9" * 18, "9" * 19, "9" * 40, "9" * 5000):
+        assert client.get(f"/api/{route}/{digits}").status_code == 404
+
+
+@pytest.mark.django_db
 def test_a_wrong_method_names_the_right_ones(client: Client) -> None:
     response = client.put("/api/system/health")
     assert (response.status_code, response.json()["code"]) == (405, "method_not_allowed")

@@ -193,6 +193,14 @@ def test_flat_settings_of_a_saved_session_find_their_section() -> None:
     assert "nonsense" in nest_flat_settings({"nonsense": 1})
 
 
+def test_a_flat_setting_that_contradicts_its_section_is_refused_and_not_dropped() -> None:
+    assert nest_flat_settings({"max_steps": 5, "sft_config": {"max_steps": 5}}) == {"sft_config": {"max_steps": 5}}
+    with pytest.raises(ConfigError) as refused:
+        nest_flat_settings({"max_steps": 5, "sft_config": {"max_steps": 60}})
+    (problem,) = refused.value.problems
+    assert (problem.field, problem.code) == ("sft_config.max_steps", "conflicting_values")
+
+
 def test_a_configuration_survives_the_way_through_json() -> None:
     body = {"sft_config": {"max_seq_length": 256, "eval_steps": 3}, "holdout_fraction": 0.25}
     config = parse_training_config(body)

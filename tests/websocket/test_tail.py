@@ -92,6 +92,14 @@ async def test_a_client_that_comes_back_gets_what_it_missed_without_gap_or_repea
     await socket.disconnect()
 
 
+async def test_a_long_replay_comes_page_by_page_without_gap(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tail_module, "REPLAY_PAGE", 7)
+    await sync_to_async(publish_many)(0, 40)
+    socket = await connected("?since=0")
+    assert [frame["data"]["step"] for frame in await receive(socket, 40)] == list(range(40))
+    await socket.disconnect()
+
+
 async def test_types_filters_stored_and_live_events() -> None:
     await sync_to_async(publish_many)(0, 3)
     await sync_to_async(publish)("eval_error", {"run_id": 1, "error": "x"})
