@@ -73,6 +73,7 @@ class EventTail:
     def __init__(self) -> None:
         self.subscriptions: set[Subscription] = set()
         self.task: asyncio.Task[None] | None = None
+        self.started = asyncio.Event()
         self.last_id = 0
         self.seen: deque[int] = deque(maxlen=4 * OVERLAP)
         self.executor = ThreadPoolExecutor(max_workers=1, thread_name_prefix="event-tail")
@@ -80,11 +81,16 @@ class EventTail:
     async def subscribe(self, types: frozenset[str]) -> Subscription:
         """From now on every new event of these types (none named: all) reaches the subscription."""
         subscription = Subscription(types)
-        if self.task is None or self.task.done():
-            self.last_id = await self.read(newest_id)
-            self.seen.clear()
-            self.task = asyncio.create_task(self.follow())
         self.subscriptions.add(subscription)
+        if self.task is None or self.task.done():
+            # Nothing is awaited between the check and the task: sockets that open together must share one follower.
+            self.started = asyncio.Event()
+            self.task = asyncio.create_task(self.follow())
+        try:
+            await self.started.wait()
+        except BaseException:
+            self.unsubscribe(subscription)
+            raise
         return subscription
 
     def unsubscribe(self, subscription: Subscription) -> None:
@@ -104,12 +110,25 @@ class EventTail:
                 subscription.offer(message)
 
     async def follow(self) -> None:
+        await self.find_place()
+        self.started.set()
         while True:
             try:
                 self.deliver(await self.read_new())
             except Exception:
                 logger.exception("events could not be read, trying again")
             await asyncio.sleep(POLL_SECONDS)
+
+    async def find_place(self) -> None:
+        """Starts behind the newest stored event; what is older is for replays."""
+        self.seen.clear()
+        while True:
+            try:
+                self.last_id = await self.read(newest_id)
+                return
+            except Exception:
+                logger.exception("the newest event could not be read, trying again")
+                await asyncio.sleep(POLL_SECONDS)
 
     async def read_new(self) -> list[EventMessage]:
         first = max(0, self.last_id - OVERLAP)

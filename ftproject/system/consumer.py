@@ -23,13 +23,15 @@ class EventConsumer(AsyncWebsocketConsumer):  # type: ignore[misc]
     forwarder: asyncio.Task[None] | None = None
 
     async def connect(self) -> None:
-        await self.accept()
         try:
             since, types = parse_query(self.scope["query_string"])
         except ValueError as exc:
+            await self.accept()
             await self.close(code=BAD_QUERY, reason=str(exc)[:120])
             return
+        # Subscribed first: once the socket is open, no event may pass it by.
         self.subscription = await tail.subscribe(types)
+        await self.accept()
         gpu_broadcast.ensure_started()
         self.forwarder = asyncio.create_task(self.forward(self.subscription, since, types))
 

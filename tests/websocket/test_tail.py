@@ -82,6 +82,38 @@ async def test_ten_sockets_receive_every_event_in_order() -> None:
         await socket.disconnect()
 
 
+async def test_sockets_that_open_together_share_one_follower_and_get_each_event_once() -> None:
+    sockets = await asyncio.gather(*(connected() for _ in range(10)))
+    await sync_to_async(publish_many)(0, 20)
+    for socket in sockets:
+        frames = await receive(socket, 20)
+        assert [frame["data"]["step"] for frame in frames] == list(range(20))
+        assert await socket.receive_nothing(timeout=0.4) or await only_gpu_stats(socket)
+        await socket.disconnect()
+
+
+async def only_gpu_stats(socket: WebsocketCommunicator) -> bool:
+    while not await socket.receive_nothing(timeout=0.1):
+        if json.loads(await socket.receive_from())["type"] != "gpu_stats":
+            return False
+    return True
+
+
+async def test_a_database_that_fails_at_the_first_look_only_delays_the_tail(monkeypatch: pytest.MonkeyPatch) -> None:
+    real, failures = tail_module.newest_id, iter([True])
+
+    def flaky() -> int:
+        if next(failures, False):
+            raise OSError("gone for a moment")
+        return real()
+
+    monkeypatch.setattr(tail_module, "newest_id", flaky)
+    socket = await connected()
+    await sync_to_async(publish_many)(0, 2)
+    assert len(await receive(socket, 2)) == 2
+    await socket.disconnect()
+
+
 async def test_a_client_that_comes_back_gets_what_it_missed_without_gap_or_repeat() -> None:
     await sync_to_async(publish_many)(0, 30)
     since = await sync_to_async(lambda: list(Event.objects.order_by("id").values_list("id", flat=True))[9])()
