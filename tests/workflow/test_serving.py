@@ -62,7 +62,20 @@ def run_process(server: Served) -> psutil.Process:
 
 
 def gone(processes: list[psutil.Process], seconds: float) -> bool:
-    return not psutil.wait_procs(processes, timeout=seconds)[1]
+    """True when all have ended; one that has ended and that pid 1 has yet to collect (a zombie) counts as gone."""
+    deadline = time.monotonic() + seconds
+    while any(lives(process) for process in processes):
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(0.05)
+    return True
+
+
+def lives(process: psutil.Process) -> bool:
+    try:
+        return bool(process.is_running() and process.status() != psutil.STATUS_ZOMBIE)
+    except psutil.NoSuchProcess:
+        return False
 
 
 def test_ctrl_c_during_training_saves_the_adapter_and_leaves_no_process(server: Served) -> None:
