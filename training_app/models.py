@@ -23,9 +23,16 @@ class TrainingRun(Job):
     backend = models.CharField(max_length=32, blank=True, default="")
     requested_config = models.JSONField(default=dict)
     config = models.JSONField(default=dict)
+    # The run whose checkpoint this one goes on from; kept, so that its checkpoint is there until this one has its own.
+    resumed_from = models.ForeignKey(
+        "self", on_delete=models.PROTECT, null=True, blank=True, related_name="continuations"
+    )
+    resumed_step = models.IntegerField(null=True, blank=True)
     # Row numbers as ranges ("0-4,7"), written when the rows are prepared; the adapter's provenance carries a copy.
     trained_rows = models.TextField(blank=True, default="")
     heldout_rows = models.TextField(blank=True, default="")
+    # What those rows hold, image contents included: a continuation on other rows would not be the same run.
+    rows_sha256 = models.CharField(max_length=64, blank=True, default="")
     num_train_rows = models.IntegerField(null=True, blank=True)
     num_heldout_rows = models.IntegerField(null=True, blank=True)
     num_skipped_rows = models.IntegerField(null=True, blank=True)
@@ -36,6 +43,9 @@ class TrainingRun(Job):
     learning_rate = models.FloatField(null=True, blank=True)
     grad_norm = models.FloatField(null=True, blank=True)
     eval_loss = models.FloatField(null=True, blank=True)
+    eval_exact_match = models.FloatField(null=True, blank=True)
+    eval_token_f1 = models.FloatField(null=True, blank=True)
+    best_step = models.IntegerField(null=True, blank=True)
     eta_seconds = models.FloatField(null=True, blank=True)
     metrics = models.JSONField(default=dict, blank=True)
 
@@ -83,6 +93,8 @@ class TrainingMetric(models.Model):
     learning_rate = models.FloatField(null=True, blank=True)
     grad_norm = models.FloatField(null=True, blank=True)
     eval_loss = models.FloatField(null=True, blank=True)
+    eval_exact_match = models.FloatField(null=True, blank=True)
+    eval_token_f1 = models.FloatField(null=True, blank=True)
     created_at = models.DateTimeField(auto_now_add=True)
 
     class Meta:
