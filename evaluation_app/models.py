@@ -43,6 +43,8 @@ class EvaluationRun(Job):
     model_settings = models.JSONField(default=dict)
     eval_mode = models.CharField(max_length=16, choices=EvalMode.choices, default=EvalMode.TOKEN)
     positive_label = models.CharField(max_length=200, null=True, blank=True)
+    # What `ftproject.engine.metrics.ScoringOptions.to_dict` wrote: metrics with parameters, normalization, confidence.
+    metric_options = models.JSONField(default=dict, blank=True)
     sample_limit = models.BigIntegerField(null=True, blank=True)
     rows = models.CharField(max_length=16, choices=Rows.choices, default=Rows.ALL)
     generation_params = models.JSONField(default=dict)
@@ -97,7 +99,14 @@ class Sample(models.Model):
     token_precision = models.FloatField(null=True, blank=True)
     token_recall = models.FloatField(null=True, blank=True)
     token_f1 = models.FloatField(null=True, blank=True)
+    # Metric name -> value, or null where the metric is undefined for this row; only the metrics that the run names.
+    scores = models.JSONField(default=dict, blank=True)
+    # Metric name -> what the figures of a run are summed from: {"cer": {"edits": 2, "reference_length": 9}}.
+    score_details = models.JSONField(default=dict, blank=True)
     label = models.CharField(max_length=200, null=True, blank=True)
+    # The probability of `label` among the labels of the run, when the run asked for confidence.
+    confidence = models.FloatField(null=True, blank=True)
+    label_probabilities = models.JSONField(null=True, blank=True)
     seen_in_training = models.BooleanField(null=True, blank=True)
     skipped = models.BooleanField(default=False)
     skipped_reason = models.CharField(max_length=500, null=True, blank=True)
