@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from ftproject.engine.backends.base import RowError
+from ftproject.engine.chats import Chat, chat_messages
 from ftproject.engine.conversations import Conversation, ResolvedConversation, messages_of
 from ftproject.engine.images import ImageError, inspect_image, open_image
 
@@ -49,20 +50,33 @@ class RowEncoder:
         conversation = row.conversation
         apply = partial(self.processor.apply_chat_template, tokenize=False)
         prompt, response = prompt_and_answer(apply, conversation, with_response=with_response)
-        counts = [self.image_tokens(path) for path in row.image_paths]
-        pieces = prompt.split(self.image_token)
-        if len(pieces) != len(counts) + 1:
-            message = f"{len(pieces) - 1} image places for {len(counts)} image files"
-            raise RowError("image_count", message)
-        expanded = pieces[0] + "".join(
-            self.image_token * count + piece for count, piece in zip(counts, pieces[1:], strict=True)
-        )
-        prompt_ids, answer_ids = self._ids(expanded), self._ids(response) if response else []
+        prompt_ids = self._ids(self._expanded(prompt, row.image_paths))
+        answer_ids = self._ids(response) if response else []
         return EncodedRow(
             index=conversation.index,
             input_ids=prompt_ids + answer_ids,
             labels=[IGNORED] * len(prompt_ids) + answer_ids,
             image_paths=row.image_paths,
+        )
+
+    def encode_chat(self, chat: Chat) -> EncodedRow:
+        """A chat up to the assistant's next turn; of one user turn, images first, the tokens of `encode`.
+
+        Raises RowError as `encode` does; the row's index is 0.
+        """
+        prompt = self.processor.apply_chat_template(chat_messages(chat), tokenize=False, add_generation_prompt=True)
+        ids = self._ids(self._expanded(prompt, chat.image_paths))
+        return EncodedRow(index=0, input_ids=ids, labels=[IGNORED] * len(ids), image_paths=chat.image_paths)
+
+    def _expanded(self, prompt: str, image_paths: Sequence[Path]) -> str:
+        """The prompt with each image's place as long as the image has tokens."""
+        counts = [self.image_tokens(path) for path in image_paths]
+        pieces = prompt.split(self.image_token)
+        if len(pieces) != len(counts) + 1:
+            message = f"{len(pieces) - 1} image places for {len(counts)} image files"
+            raise RowError("image_count", message)
+        return pieces[0] + "".join(
+            self.image_token * count + piece for count, piece in zip(counts, pieces[1:], strict=True)
         )
 
     def _ids(self, text: str) -> list[int]:
