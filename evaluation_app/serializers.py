@@ -12,48 +12,22 @@ from ftproject.core.pagination import PageSerializer
 from ftproject.core.serializers import StrictBooleanField, StrictCharField, StrictIntegerField, StrictSerializer
 from ftproject.engine.fields import section_schema
 from ftproject.engine.hyperparameters import EVALUATION_GENERATION, GenerationParams
+from training_app.fields import GENERATION_HELP, AdapterReferenceField, GenerationParamsField
 
 LARGEST_LIMIT = 1_000_000_000
-LONGEST_PATH = 4096
-
-
-@extend_schema_field({"oneOf": [{"type": "string"}, {"type": "integer"}]})
-class AdapterReferenceField(serializers.Field[Any, Any, Any, Any]):
-    """An adapter by path, name or id."""
-
-    default_error_messages = {
-        "invalid": "Give the adapter's path, name or id, or null.",
-        "too_long": f"No adapter path has more than {LONGEST_PATH} characters.",
-    }
-
-    def to_internal_value(self, data: Any) -> str | int:
-        if isinstance(data, bool) or not isinstance(data, str | int):
-            self.fail("invalid")
-        if isinstance(data, str) and len(data) > LONGEST_PATH:
-            self.fail("too_long")
-        return data
-
-    def to_representation(self, value: Any) -> Any:
-        return value
 
 
 def generation_schema() -> dict[str, Any]:
     """The engine's settings with evaluation's own, greedy defaults."""
-    schema = section_schema(GenerationParams, "Greedy by default; do_sample false ignores the sampling fields.")
+    schema = section_schema(GenerationParams, f"Greedy by default; {GENERATION_HELP}")
     for name, value in asdict(EVALUATION_GENERATION).items():
         schema["properties"][name]["default"] = value
     return schema
 
 
 @extend_schema_field(generation_schema())
-class GenerationParamsField(serializers.Field[Any, Any, Any, Any]):
-    """Checked by the engine, where names, ranges and defaults live."""
-
-    def to_internal_value(self, data: Any) -> Any:
-        return data
-
-    def to_representation(self, value: Any) -> Any:
-        return value
+class GreedyParamsField(GenerationParamsField):
+    """The same with evaluation's defaults in the schema."""
 
 
 class RunEvaluationSerializer(StrictSerializer):
@@ -75,7 +49,7 @@ class RunEvaluationSerializer(StrictSerializer):
     positive_label = StrictCharField(
         default=None, allow_null=True, max_length=200, help_text="The positive one of two labels."
     )
-    generation_params = GenerationParamsField(default=None, allow_null=True)
+    generation_params = GreedyParamsField(default=None, allow_null=True)
     dataset_id = StrictIntegerField(
         default=None, allow_null=True, min_value=1, max_value=2**63 - 1, help_text="Null: the current dataset."
     )

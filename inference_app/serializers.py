@@ -2,44 +2,15 @@
 
 from typing import Any
 
-from drf_spectacular.utils import extend_schema_field
 from rest_framework import serializers
 
 from ftproject.core.serializers import StrictCharField, StrictIntegerField, StrictSerializer
-from ftproject.engine.configs import GenerationParams
-from ftproject.engine.fields import section_schema
 from inference_app.services import ComparedAnswers, GeneratedAnswer
+from training_app.fields import AdapterReferenceField, GenerationParamsField
 
 LONGEST_PROMPT = 100_000
-LONGEST_PATH = 4096
 LONGEST_WAIT = 600
 MAX_IMAGES = 16
-
-
-@extend_schema_field({"oneOf": [{"type": "string"}, {"type": "integer"}]})
-class AdapterReferenceField(serializers.Field[Any, Any, Any, Any]):
-    """An adapter by path, name or id."""
-
-    default_error_messages = {"invalid": f"Give the adapter's path, name or id (at most {LONGEST_PATH} characters)."}
-
-    def to_internal_value(self, data: Any) -> str | int:
-        if isinstance(data, bool) or not isinstance(data, str | int) or len(str(data)) > LONGEST_PATH:
-            self.fail("invalid")
-        return data
-
-    def to_representation(self, value: Any) -> Any:
-        return value
-
-
-@extend_schema_field(section_schema(GenerationParams, "do_sample false ignores the sampling fields."))
-class GenerationParamsField(serializers.Field[Any, Any, Any, Any]):
-    """Checked by the engine, where names, ranges and defaults live."""
-
-    def to_internal_value(self, data: Any) -> Any:
-        return data
-
-    def to_representation(self, value: Any) -> Any:
-        return value
 
 
 class GenerateSerializer(StrictSerializer):

@@ -145,7 +145,7 @@ def test_a_greedy_comparison_has_no_seed(server: ModelServer) -> None:
         ({"prompt": "a", "image_urls": [""]}, "image_urls.0", "blank"),
         ({"prompt": "a", "image_urls": [3]}, "image_urls.0", "invalid"),
         ({"prompt": "a", "adapter_path": True}, "adapter_path", "invalid"),
-        ({"prompt": "a", "adapter_path": "x" * 5000}, "adapter_path", "invalid"),
+        ({"prompt": "a", "adapter_path": "x" * 5000}, "adapter_path", "too_long"),
         ({"prompt": "a", "wait_seconds": 601}, "wait_seconds", "max_value"),
         ({"prompt": "a", "wait_seconds": -1}, "wait_seconds", "min_value"),
         ({"prompt": "a", "wait_seconds": "5s"}, "wait_seconds", "invalid"),
