@@ -1,5 +1,6 @@
 """Evaluation runs and their samples, one per dataset row."""
 
+from datetime import datetime
 from typing import Any, ClassVar
 
 from django.db import models
@@ -58,9 +59,22 @@ class EvaluationRun(Job):
     token_recall = models.FloatField(null=True, blank=True)
     token_f1 = models.FloatField(null=True, blank=True)
     metrics = models.JSONField(default=dict, blank=True)
+    reuse_base_predictions = models.BooleanField(default=True)
+    num_reused = models.IntegerField(default=0)
+    # Numbers of the runs whose answers were copied; plain numbers, because those runs may be deleted.
+    reused_from = models.JSONField(default=list, blank=True)
+    # What the answers came from, beside the settings: weights, versions, device. A resume must find the same weights.
+    engine_facts = models.JSONField(default=dict, blank=True)
+    # A resumed run waits at the end of the queue, whenever it was created.
+    reopened_at = models.DateTimeField(null=True, blank=True)
+    resume_key = models.CharField(max_length=200, null=True, blank=True)
 
     class Meta(Job.Meta):
         abstract = False
+
+    @property
+    def waits_since(self) -> datetime:
+        return self.reopened_at or self.created_at
 
     def on_end(self) -> None:
         """Publishes eval_complete or eval_error."""
@@ -113,10 +127,17 @@ class Sample(models.Model):
     prompt_tokens = models.IntegerField(null=True, blank=True)
     completion_tokens = models.IntegerField(null=True, blank=True)
     finish_reason = models.CharField(max_length=16, null=True, blank=True)
+    # Copied from an earlier run with the same `answer_key`; see `evaluation_app.reuse`.
+    reused = models.BooleanField(default=False)
+    # Everything a greedy answer of a base model depends on, as a sha256; empty for every other answer.
+    answer_key = models.CharField(max_length=64, blank=True, default="")
 
     class Meta:
         ordering: ClassVar = ["index"]
         constraints: ClassVar = [models.UniqueConstraint(fields=["run", "index"], name="one_sample_per_row")]
+        indexes: ClassVar = [
+            models.Index(fields=["answer_key"], condition=~models.Q(answer_key=""), name="sample_by_answer_key"),
+        ]
 
     def __str__(self) -> str:
         return f"row {self.index} of run {self.run_id}"

@@ -96,6 +96,11 @@ class Job(models.Model):
             return None
         return round(((self.completed_at or timezone.now()) - self.started_at).total_seconds(), 3)
 
+    @property
+    def waits_since(self) -> datetime:
+        """What its place in the queue goes by."""
+        return self.created_at
+
     def on_end(self) -> None:
         """Hook of the concrete job: publish the event of its end."""
 
@@ -150,7 +155,7 @@ def lane(needs_gpu: bool) -> list[type[Job]]:
 def queued_jobs(*, needs_gpu: bool = True) -> list[Job]:
     """The waiting jobs of the GPU queue, or of the light lane, oldest first."""
     found = [job for model in lane(needs_gpu) for job in model._default_manager.filter(status=Job.Status.QUEUED)]
-    return sorted(found, key=lambda job: (job.created_at, job.pk))
+    return sorted(found, key=lambda job: (job.waits_since, job.pk))
 
 
 def active_jobs(*, needs_gpu: bool = True) -> list[Job]:
