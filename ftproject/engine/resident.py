@@ -12,9 +12,11 @@ from pathlib import Path
 from typing import Any
 
 from ftproject.engine.adapters import AdapterError, check_adapter_fits, read_adapter_info
+from ftproject.engine.answering import ChatAnswer, ChatRequest, answer_chats
 from ftproject.engine.backends.base import EngineError, FinishReason, Generation, RowError
 from ftproject.engine.configs import GenerationParams
 from ftproject.engine.conversations import ResolvedConversation
+from ftproject.engine.decoding import DecodedRow, DecodingRequest, decode_batch
 from ftproject.engine.encoding import EncodedRow, PixelCache, RowEncoder, build_batch
 from ftproject.engine.processors import PixelRule, apply_pixel_rule, pixel_rule_of
 
@@ -57,7 +59,9 @@ class ResidentModel:
 
     def encode(self, conversation: ResolvedConversation, *, adapter: Path | None = None) -> EncodedRow:
         """The prompt's tokens, without an answer; raises RowError."""
-        row = self._view_of(adapter).encoder.encode(conversation, with_response=False)
+        return self._fitting(self._view_of(adapter).encoder.encode(conversation, with_response=False))
+
+    def _fitting(self, row: EncodedRow) -> EncodedRow:
         limit = int(self._model.config.get_text_config().max_position_embeddings)
         if len(row) > limit:
             raise RowError("prompt_too_long", f"the prompt has {len(row)} tokens; the model reads {limit}")
@@ -98,31 +102,54 @@ class ResidentModel:
             raise GenerationError("stream_one", "only one conversation can be streamed at a time")
         with self._lock, self._answering(adapter) as model:
             rows = [self.encode(conversation, adapter=adapter) for conversation in conversations]
-            batch = build_batch(
-                rows,
-                self._view_of(adapter).pixels,
-                image_token_id=self.processor.image_token_id,
-                pad_token_id=self.processor.tokenizer.pad_token_id,
-                padding_side="left",
-                with_labels=False,
-            )
+            inputs = self._inputs(rows, adapter)
             started = time.perf_counter()
-            answers = self._run(model, batch, params, on_token)
+            answers = self._run(model, inputs, params, on_token)
             spent = (time.perf_counter() - started) * 1000 / len(rows)
         return [self._generation(row, ids, spent) for row, ids in zip(rows, answers, strict=True)]
+
+    def answer(self, requests: Sequence[ChatRequest]) -> list[ChatAnswer]:
+        """One answer per chat, in order, those of one adapter in one batch; what is wrong with one is its `error`."""
+        with self._lock:
+            return answer_chats(requests, self._encode_chat, self._decode)
+
+    def _encode_chat(self, request: ChatRequest) -> EncodedRow:
+        return self._fitting(self._view_of(request.adapter).encoder.encode_chat(request.chat))
+
+    def _decode(
+        self, rows: Sequence[EncodedRow], requests: Sequence[DecodingRequest], adapter: Path | None
+    ) -> list[DecodedRow]:
+        import torch
+
+        tokenizer = self.processor.tokenizer
+        with self._answering(adapter) as model, torch.inference_mode():
+            inputs = self._inputs(rows, adapter)
+            return decode_batch(model.generate, inputs, requests, tokenizer=tokenizer, end_ids=self._end_ids())
+
+    def _inputs(self, rows: Sequence[EncodedRow], adapter: Path | None) -> dict[str, Any]:
+        """Left-padded model inputs on the model's device, pixels in its precision."""
+        batch = build_batch(
+            rows,
+            self._view_of(adapter).pixels,
+            image_token_id=self.processor.image_token_id,
+            pad_token_id=self.processor.tokenizer.pad_token_id,
+            padding_side="left",
+            with_labels=False,
+        )
+        inputs = {name: tensor.to(self.device) for name, tensor in batch.items()}
+        if "pixel_values" in inputs:
+            inputs["pixel_values"] = inputs["pixel_values"].to(self._model.dtype)
+        return inputs
 
     def _run(
         self,
         model: Any,
-        batch: dict[str, Any],
+        inputs: dict[str, Any],
         params: GenerationParams,
         on_token: Callable[[str], None] | None,
     ) -> list[list[int]]:
         import torch
 
-        inputs = {name: tensor.to(self.device) for name, tensor in batch.items()}
-        if "pixel_values" in inputs:
-            inputs["pixel_values"] = inputs["pixel_values"].to(self._model.dtype)
         with torch.inference_mode(), torch.random.fork_rng(enabled=params.seed is not None):
             if params.seed is not None:
                 torch.manual_seed(params.seed)
