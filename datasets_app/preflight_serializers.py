@@ -12,7 +12,7 @@ from ftproject.core.jobs import queue_position
 from ftproject.core.serializers import StrictIntegerField, StrictSerializer
 
 LONGEST_WAIT = 300
-CONFIG_KEYS = ("model_config_data", "sft_config", "lora_config", "holdout_fraction", "holdout_seed")
+CONFIG_KEYS = ("model_config_data", "sft_config", "lora_config", "holdout_fraction", "holdout_seed", "holdout_stratify")
 AS_IN_TRAINING = "As in POST /api/training/start; GET /api/training/schema lists its fields."
 
 
@@ -30,6 +30,7 @@ class StartPreflightSerializer(StrictSerializer):
     lora_config = serializers.JSONField(required=False, help_text=AS_IN_TRAINING)
     holdout_fraction = serializers.JSONField(required=False, help_text=AS_IN_TRAINING)
     holdout_seed = serializers.JSONField(required=False, help_text=AS_IN_TRAINING)
+    holdout_stratify = serializers.JSONField(required=False, help_text=AS_IN_TRAINING)
 
 
 class SkipReasonSerializer(serializers.Serializer[Any]):
@@ -136,6 +137,7 @@ class EmptyAnswersSerializer(serializers.Serializer[Any]):
 class SplitSerializer(serializers.Serializer[Any]):
     holdout_fraction = serializers.FloatField()
     holdout_seed = serializers.IntegerField()
+    holdout_stratify = serializers.BooleanField()
     train_rows = serializers.IntegerField()
     heldout_rows = serializers.IntegerField()
 

@@ -10,9 +10,9 @@ from datasets_app.preparation import PreparedRow, prepare_rows
 from ftproject.core.errors import ProductError
 from ftproject.core.storage import run_dir
 from ftproject.engine.backends.base import EngineError, TrainingJob, TrainingResult
-from ftproject.engine.configs import EffectiveConfig, TrainingConfig, from_dict
+from ftproject.engine.configs import EffectiveConfig, TrainingConfig, TrainingOptions, from_dict
 from ftproject.engine.conversations import ResolvedConversation
-from ftproject.engine.splits import decode_ranges, encode_ranges, holdout_split, row_group_keys
+from ftproject.engine.splits import decode_ranges, encode_ranges, split_conversations
 from ftproject.engine.training import train
 from training_app.adapter_services import complete_training, new_adapter_dir
 from training_app.configuration import resolve_config
@@ -64,7 +64,7 @@ def read_rows(job: TrainingRun, reporter: RunReporter, config: TrainingConfig) -
         on_progress=reporter.on_rows_read,
     )
     reporter.leave_if_stopped()
-    rows = split_rows(prepared.rows, config.options.holdout_fraction, config.options.holdout_seed)
+    rows = split_rows(prepared.rows, config.options)
     for warning in [*prepared.warnings, *summarise_reasons(rows.skipped)]:
         reporter.on_warning(warning)
     if not rows.train:
@@ -73,10 +73,10 @@ def read_rows(job: TrainingRun, reporter: RunReporter, config: TrainingConfig) -
     return rows
 
 
-def split_rows(prepared: Sequence[PreparedRow], fraction: float, seed: int) -> SplitRows:
+def split_rows(prepared: Sequence[PreparedRow], options: TrainingOptions) -> SplitRows:
     """Skipped rows are on neither side; rows that share an image are on the same."""
     usable = [row.resolved for row in prepared if not row.skipped]
-    held = holdout_split(row_group_keys([row.conversation for row in usable]), fraction, seed)
+    held = split_conversations([row.conversation for row in usable], options)
     return SplitRows(
         train=[row for row, out in zip(usable, held, strict=True) if not out],
         heldout=[row for row, out in zip(usable, held, strict=True) if out],

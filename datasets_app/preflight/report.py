@@ -68,7 +68,9 @@ def load_counter(plan: PlannedTraining) -> tuple[TokenCounter | None, str | None
 def assemble(dataset: Dataset, mapping: ColumnMapping, plan: PlannedTraining, judged: Judged) -> dict[str, Any]:
     tally, options = judged.tally, plan.effective.config.options
     truth = mapping.ground_truth_column or mapping.response_column
-    train_rows, heldout_rows = tally.split.sizes(options.holdout_fraction, options.holdout_seed)
+    train_rows, heldout_rows = tally.split.sizes(
+        options.holdout_fraction, options.holdout_seed, stratify=options.holdout_stratify
+    )
     facts = training()
     speed = facts.measured_speed(model_name=plan.effective.model_name, device=plan.device)
     report: dict[str, Any] = {
@@ -87,6 +89,7 @@ def assemble(dataset: Dataset, mapping: ColumnMapping, plan: PlannedTraining, ju
         "split": {
             "holdout_fraction": options.holdout_fraction,
             "holdout_seed": options.holdout_seed,
+            "holdout_stratify": options.holdout_stratify,
             "train_rows": train_rows,
             "heldout_rows": heldout_rows,
         },

@@ -109,13 +109,17 @@ def _precision_problems(config: TrainingConfig) -> list[ConfigProblem]:
 
 
 def _holdout_problems(config: TrainingConfig) -> list[ConfigProblem]:
-    sft, problems = config.sft, []
-    if sft.eval_steps is not None and config.options.holdout_fraction == 0:
+    """Settings about held-out rows that would have no effect are refused, never passed over."""
+    sft, options, problems = config.sft, config.options, []
+    if options.holdout_fraction == 0:
         message = "needs held-out rows: set holdout_fraction above 0"
-        problems.append(ConfigProblem("sft_config.eval_steps", "no_heldout_rows", message))
-    if sft.early_stopping_patience is not None and sft.eval_steps is None:
-        message = "needs eval_steps, the interval at which the held-out loss is looked at"
-        problems.append(ConfigProblem("sft_config.early_stopping_patience", "no_eval_steps", message))
+        wanted = {"sft_config.eval_steps": sft.eval_steps is not None, "holdout_stratify": options.holdout_stratify}
+        problems += [ConfigProblem(name, "no_heldout_rows", message) for name, given in wanted.items() if given]
+    if sft.eval_steps is None:
+        message = "needs eval_steps, the interval at which the held-out rows are looked at"
+        names = ("early_stopping_patience", "eval_generation_rows")
+        given_names = [name for name in names if getattr(sft, name) is not None]
+        problems += [ConfigProblem(f"sft_config.{name}", "no_eval_steps", message) for name in given_names]
     return problems
 
 

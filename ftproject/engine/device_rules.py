@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import importlib.util
+import math
+import os
+import shutil
 from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -16,6 +19,11 @@ GPU_MODEL_NAME = "unsloth/Qwen3-VL-8B-Instruct-unsloth-bnb-4bit"
 ALLOWED_HUB_MODELS = ("unsloth/Qwen3-VL-*", "Qwen/Qwen3-VL-*")
 NEEDS_GPU_HINT = f"omit model_name or use {TINY_MODEL_NAME}"
 MODEL_FIELD = "model_config_data.model_name"
+FEWEST_STEPS_APART, MOST_STEPS_APART = 10, 250
+MOST_WORKERS = 4
+# Workers hand their batches over in shared memory; a container's 64 MB would end them with a bus error.
+SHARED_MEMORY = Path("/dev/shm")  # noqa: S108 - only its free space is looked at
+SHARED_MEMORY_WANTED = 2**30
 
 
 @dataclass(frozen=True)
@@ -141,7 +149,34 @@ def _settings_on_device(sft: SftSettings, name: str, device: DeviceFacts) -> tup
         warnings.append(f"optim {sft.optim} needs a CUDA device: using adamw_torch")
     if sft.gradient_checkpointing is None:
         changed = replace(changed, gradient_checkpointing=device.cuda and name != TINY_MODEL_NAME)
+    if sft.dataloader_num_workers is None:
+        changed = replace(changed, dataloader_num_workers=loader_workers(device))
+    if sft.save_steps is None and not sft.use_epochs:
+        changed = replace(changed, save_steps=automatic_save_steps(sft.max_steps))
     return changed, warnings
+
+
+def automatic_save_steps(total_steps: int) -> int:
+    """Steps between two checkpoints of a run: a tenth of it, at least 10 and at most 250.
+
+    What a checkpoint costs stands in docs/benchmarks.md. With epochs the steps are known when the rows are:
+    training decides then.
+    """
+    return min(max(math.ceil(total_steps / 10), FEWEST_STEPS_APART), MOST_STEPS_APART)
+
+
+def loader_workers(device: DeviceFacts) -> int:
+    """Processes that prepare batches: none on a CPU, which they would share with the step."""
+    if not device.cuda or _free_bytes(SHARED_MEMORY) < SHARED_MEMORY_WANTED:
+        return 0
+    return max(0, min(MOST_WORKERS, len(os.sched_getaffinity(0)) - 1))
+
+
+def _free_bytes(folder: Path) -> int:
+    try:
+        return shutil.disk_usage(folder).free
+    except OSError:
+        return 0
 
 
 def _device_words(device: DeviceFacts) -> str:

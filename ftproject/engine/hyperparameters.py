@@ -84,14 +84,30 @@ class SftSettings:
         help="Steps between two losses on the held-out rows; null: at the end only.",
     )
     save_steps: int | None = setting(
-        None, min=1, max=1_000_000, help="Steps between two checkpoints; null: none but a stopped run's."
+        None,
+        min=1,
+        max=1_000_000,
+        help="Steps between two checkpoints; null: every tenth of the run, at least 10 and at most 250 steps apart.",
     )
     save_total_limit: int = setting(2, min=1, max=100, help="Checkpoints kept.")
     early_stopping_patience: int | None = setting(
         None,
         min=1,
         max=1000,
-        help="Held-out losses without improvement before stopping; keeps the best adapter.",
+        help="Held-out losses without improvement before stopping; keeps the best adapter. Needs eval_steps.",
+    )
+    eval_generation_rows: int | None = setting(
+        None,
+        min=1,
+        max=1000,
+        help="Held-out rows answered at every eval_steps, for eval_exact_match and eval_token_f1; null: none.",
+    )
+    group_by_length: bool = setting(False, help="Rows of similar length share a batch: less padding, another order.")
+    dataloader_num_workers: int | None = setting(
+        None, min=0, max=64, help="Processes that prepare batches; null: 0 on a CPU, up to 4 on CUDA."
+    )
+    report_to: str = setting(
+        "none", choices=("none", "tensorboard"), help="Where the steps are logged besides the run."
     )
 
 
@@ -119,6 +135,9 @@ class TrainingOptions:
         help="Part of the rows kept out of training; rows sharing an image stay together.",
     )
     holdout_seed: int = setting(0, min=0, max=LARGEST_SEED, help="Seed of the choice of held-out rows.")
+    holdout_stratify: bool = setting(
+        False, help="Hold out the same part of the rows of each answer; needs holdout_fraction."
+    )
 
 
 @dataclass(frozen=True)

@@ -163,8 +163,8 @@ def adapter_disk_mb(model_path: str, config: TrainingConfig) -> float:
     parameters = lora_parameters(read_model_shape(model_path), config.lora)
     adapter = parameters * ADAPTER_BYTES
     checkpoint = adapter + parameters * OPTIMIZER_BYTES[config.sft.optim]
-    # One more than are kept: the old one goes after the new one is there. A stopped run writes one, too.
-    checkpoints = config.sft.save_total_limit + 1 if config.sft.save_steps else 1
+    # One more than are kept: the old one goes after the new one is there.
+    checkpoints = config.sft.save_total_limit + 1
     tokenizer = model_file(model_path, "tokenizer.json")
     beside = tokenizer.stat().st_size if tokenizer else 0
     return (adapter + checkpoint * checkpoints + beside * (checkpoints + 1)) / MIB

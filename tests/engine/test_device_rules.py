@@ -1,9 +1,11 @@
 """What a request becomes on this machine, decided without torch: model, precision, optimizer, backend."""
 
+import os
 from pathlib import Path
 
 import pytest
 
+from ftproject.engine import device_rules
 from ftproject.engine.configs import (
     GPU_MODEL_NAME,
     TINY_MODEL_NAME,
@@ -71,6 +73,32 @@ def test_fp16_and_four_bit_on_a_cpu_are_changed_or_warned_about(tmp_path: Path) 
 def test_a_warm_up_longer_than_the_training_is_warned_about(tmp_path: Path) -> None:
     effective = resolve({"sft_config": {"max_steps": 5, "warmup_steps": 5}}, GPU, tmp_path)
     assert "never reaches its peak" in effective.warnings[0]
+
+
+@pytest.mark.parametrize(
+    ("steps", "apart"), [(1, 10), (30, 10), (100, 10), (101, 11), (300, 30), (2500, 250), (10_000_000, 250)]
+)
+def test_checkpoints_come_every_tenth_of_the_run_unless_asked_for_otherwise(
+    steps: int, apart: int, tmp_path: Path
+) -> None:
+    assert resolve({"sft_config": {"max_steps": steps}}, CPU, tmp_path).config.sft.save_steps == apart
+    assert resolve({"sft_config": {"max_steps": steps, "save_steps": 7}}, CPU, tmp_path).config.sft.save_steps == 7
+
+
+def test_with_epochs_the_interval_of_checkpoints_waits_for_the_rows(tmp_path: Path) -> None:
+    assert resolve({"sft_config": {"use_epochs": True}}, CPU, tmp_path).config.sft.save_steps is None
+
+
+def test_batches_are_prepared_by_processes_on_cuda_only(tmp_path: Path) -> None:
+    cores = len(os.sched_getaffinity(0))
+    assert resolve({}, CPU, tmp_path).config.sft.dataloader_num_workers == 0
+    assert resolve({}, GPU, tmp_path).config.sft.dataloader_num_workers == min(4, cores - 1)
+    assert resolve({"sft_config": {"dataloader_num_workers": 0}}, GPU, tmp_path).config.sft.dataloader_num_workers == 0
+
+
+def test_without_shared_memory_no_process_prepares_batches(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(device_rules, "SHARED_MEMORY", tmp_path / "absent")
+    assert resolve({}, GPU, tmp_path).config.sft.dataloader_num_workers == 0
 
 
 def test_a_resolved_configuration_resolves_to_itself(tmp_path: Path) -> None:

@@ -5,12 +5,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ftproject.engine.conversations import Conversation
+from ftproject.engine.hyperparameters import TrainingOptions
 from ftproject.engine.splits import (
+    answer_digest,
     decode_ranges,
     encode_ranges,
     holdout_split,
     row_group_key,
     row_group_keys,
+    split_conversations,
 )
 
 
@@ -86,3 +89,42 @@ def test_ranges_are_compact() -> None:
 def test_text_that_encode_ranges_never_writes_is_refused(text: str) -> None:
     with pytest.raises(ValueError, match="range"):
         decode_ranges(text)
+
+
+def answered(answers: str) -> list[Conversation]:
+    return [Conversation(index, "p", text, text, (f"{index}.png",)) for index, text in enumerate(answers)]
+
+
+def test_a_stratified_split_holds_out_the_same_part_of_every_answer() -> None:
+    rows = answered("y" * 100 + "n" * 20)
+    held = split_conversations(rows, TrainingOptions(0.25, 3, holdout_stratify=True))
+    assert (sum(held[:100]), sum(held[100:])) == (25, 5)
+    other = split_conversations(rows, TrainingOptions(0.25, 4, holdout_stratify=True))
+    assert held != other
+
+
+def test_answers_that_differ_in_case_or_blanks_only_are_one_stratum() -> None:
+    digests = {answer_digest(Conversation(0, "p", text, text, ())) for text in ("Yes", "yes ", " YES\n")}
+    assert len(digests) == 1
+
+
+def test_rare_answers_share_a_stratum_so_that_free_text_is_split_too() -> None:
+    rows = [Conversation(index, "p", f"text {index}", f"text {index}", (f"{index}.png",)) for index in range(40)]
+    held = split_conversations(rows, TrainingOptions(0.25, 0, holdout_stratify=True))
+    assert sum(held) == 10
+
+
+@given(
+    st.lists(st.tuples(st.sampled_from("abcdefgh"), st.sampled_from("yno")), min_size=1, max_size=60),
+    st.floats(0.001, 0.999),
+    st.integers(0, 99),
+)
+def test_a_stratified_split_keeps_groups_together_and_both_sides_filled(
+    rows: list[tuple[str, str]], fraction: float, seed: int
+) -> None:
+    groups = [group for group, _ in rows]
+    held = holdout_split(groups, fraction, seed, [ord(answer) for _, answer in rows])
+    sides: dict[str, bool] = {}
+    for key, side in zip(groups, held, strict=True):
+        assert sides.setdefault(key, side) == side
+    assert set(sides.values()) == ({True, False} if len(sides) > 1 else {False})
