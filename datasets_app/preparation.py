@@ -14,7 +14,7 @@ from django.conf import settings
 from datasets_app.archive_paths import Found, archived_image, batches, find_archived
 from datasets_app.images import ImageRefusedError, is_path, resolve_image
 from datasets_app.models import ColumnMapping, Dataset
-from datasets_app.selectors import iter_rows, row_mapping
+from datasets_app.selectors import iter_rows, read_rows, row_mapping
 from ftproject.core.image_hosts import HostLanes, HostRecord
 from ftproject.engine.conversations import (
     Conversation,
@@ -80,6 +80,16 @@ def prepare_rows(
             ready.append(_prepared(pending, rules, lost))
             on_progress(len(ready), total)
     return PreparedRows(ready, _warnings(lost))
+
+
+def prepare_row(*, dataset: Dataset, mapping: ColumnMapping, index: int) -> tuple[PreparedRow, list[str]]:
+    """One row that is there, as `prepare_rows` makes it, and its warnings; the rows before it are not read."""
+    rules, lost = row_mapping(mapping), Counter[str]()
+    row = read_rows(dataset=dataset, start=index, count=1)[0]
+    with ImageResolver(dataset) as resolver:
+        pending = next(resolver.in_order(iter([(index, row)]), rules))
+        arrived(pending, lambda: False)
+        return _prepared(pending, rules, lost), _warnings(lost)
 
 
 @dataclass(frozen=True)

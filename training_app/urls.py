@@ -2,11 +2,15 @@
 
 from rest_framework.routers import SimpleRouter
 
+from training_app.resume_views import ResumeViewSet
+from training_app.token_preview_views import TokenPreviewViewSet
 from training_app.views import AdapterViewSet, TrainingRunViewSet, TrainingViewSet
 
 
 def register(router: SimpleRouter) -> None:
     """Adds this app's view sets to the one router."""
     router.register("api/training/runs", TrainingRunViewSet, basename="training-runs")
+    router.register("api/training/runs", ResumeViewSet, basename="training-resume")
     router.register("api/training/adapters", AdapterViewSet, basename="adapters")
+    router.register("api/training/token-preview", TokenPreviewViewSet, basename="token-preview")
     router.register("api/training", TrainingViewSet, basename="training")

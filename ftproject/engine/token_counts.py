@@ -55,14 +55,19 @@ class VisionRule:
     merge_size: int
     pixels: PixelRule
 
-    def tokens(self, width: int, height: int) -> int:
-        """Tokens of an upright image of that size in pixels; raises RowError (image_aspect_ratio)."""
+    def resized(self, width: int, height: int) -> Size:
+        """The width and height to which an upright image is brought; raises RowError (image_aspect_ratio)."""
         factor = self.patch_size * self.merge_size
         low, high = self.pixels.min_pixels, self.pixels.max_pixels
         try:
             tall, wide = smart_resize(height, width, factor=factor, min_pixels=low, max_pixels=high)
         except ValueError as error:
             raise RowError("image_aspect_ratio", str(error)) from error
+        return wide, tall
+
+    def tokens(self, width: int, height: int) -> int:
+        """Tokens of an upright image of that size in pixels; raises RowError (image_aspect_ratio)."""
+        wide, tall = self.resized(width, height)
         return (tall // self.patch_size) * (wide // self.patch_size) // self.merge_size**2
 
     def limited(self, max_pixels: int) -> VisionRule:
@@ -96,12 +101,23 @@ class TokenCounter:
 
     def count_sized(self, conversation: Conversation, sizes: Sequence[Size]) -> RowTokens:
         """The same for images of known (width, height), one for each image of the conversation."""
+        prompt, answer, images = self._rendered(conversation, sizes)
+        return RowTokens(self._length(prompt) - len(images) + self._length(answer), images)
+
+    def encode(self, row: ResolvedConversation) -> tuple[list[int], list[int]]:
+        """The ids of prompt and answer, the ones that RowEncoder gives; raises RowError as that does."""
+        prompt, answer, images = self._rendered(row.conversation, image_sizes(row.image_paths))
+        first, *others = prompt.split(IMAGE_TOKEN)
+        expanded = first + "".join(IMAGE_TOKEN * count + text for count, text in zip(images, others, strict=True))
+        return self._encode(expanded).ids, self._encode(answer).ids
+
+    def _rendered(self, conversation: Conversation, sizes: Sequence[Size]) -> tuple[str, str, tuple[int, ...]]:
+        """Prompt and answer as the template writes them, and the tokens of each image."""
         prompt, answer = prompt_and_answer(self._template.render, conversation, with_response=True)
         places = prompt.count(IMAGE_TOKEN)
         if places != len(sizes):
             raise RowError("image_count", f"{places} image places for {len(sizes)} image files")
-        images = tuple(self.vision.tokens(width, height) for width, height in sizes)
-        return RowTokens(self._length(prompt) - places + self._length(answer), images)
+        return prompt, answer, tuple(self.vision.tokens(width, height) for width, height in sizes)
 
     def token_ids(self, conversation: Conversation) -> list[int]:
         """The ids of a row in which each image has one token only."""
@@ -112,6 +128,18 @@ class TokenCounter:
         """The id of a token of the vocabulary, or None."""
         number: int | None = self._tokenizer.token_to_id(token)
         return number
+
+    def token_text(self, number: int) -> str:
+        """What a token stands for; a part of a character is shown as the vocabulary spells it."""
+        text: str = self._tokenizer.decode([number], skip_special_tokens=False)
+        return text if "\ufffd" not in text else str(self._tokenizer.id_to_token(number))
+
+    @cached_property
+    def special_ids(self) -> frozenset[int]:
+        """The ids that the template writes and no text can."""
+        return frozenset(
+            number for number, token in self._tokenizer.get_added_tokens_decoder().items() if token.special
+        )
 
     def _length(self, text: str) -> int:
         return len(self._encode(text)) if text else 0
