@@ -64,10 +64,12 @@ def suggestion_for(*, dataset: Dataset) -> dict[str, object] | None:
     return suggest_mapping(list(dataset.columns), read_rows(dataset=dataset, start=0, count=SUGGESTION_ROWS))
 
 
-def read_rows(*, dataset: Dataset, start: int, count: int) -> list[dict[str, str]]:
+def read_rows(
+    *, dataset: Dataset, start: int, count: int, columns: Sequence[str] | None = None
+) -> list[dict[str, str]]:
     """Rows start .. start+count-1 in dataset order, fewer at the end; reads only the groups that hold them."""
     try:
-        return table.read_rows(dataset.table_path, start, count)
+        return table.read_rows(dataset.table_path, start, count, columns)
     except FileNotFoundError:
         raise _table_missing(dataset) from None
 

@@ -87,16 +87,17 @@ def _lists(arrays: Sequence[Any]) -> Any:
     return pa.ListArray.from_arrays(offsets, pa.concat_arrays(arrays).take(pa.array(order)))
 
 
-def read_rows(path: Path, start: int, count: int) -> list[dict[str, str]]:
-    """Rows start .. start+count-1 (fewer at the end), out of the groups that hold them."""
+def read_rows(path: Path, start: int, count: int, columns: Sequence[str] | None = None) -> list[dict[str, str]]:
+    """Rows start .. start+count-1 (fewer at the end), out of the groups that hold them; `columns` alone are read."""
     layout = layout_of(path)
     stop = min(start + count, layout.num_rows)
     if start >= stop:
         return []
     first, last = group_of(layout, start), group_of(layout, stop - 1)
     with opened(path, layout) as file:
-        table = file.read_row_groups(list(range(first, last + 1)), use_threads=False)
-    return _dicts(table.slice(start - layout.starts[first], stop - start), layout)
+        wanted = list(columns) if columns and not layout.listed else None
+        table = file.read_row_groups(list(range(first, last + 1)), columns=wanted, use_threads=False)
+    return _dicts(table.slice(start - layout.starts[first], stop - start), layout, columns)
 
 
 def iter_rows(path: Path, limit: int, columns: Sequence[str] | None = None) -> Iterator[tuple[int, dict[str, str]]]:

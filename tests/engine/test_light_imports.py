@@ -18,6 +18,7 @@ LIGHT = [
     "memory_estimate",
     "split_sizes",
     "splits",
+    "thumbnails",
     "token_counts",
 ]
 HEAVY = [
