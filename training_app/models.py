@@ -4,11 +4,12 @@ from pathlib import Path
 from typing import ClassVar
 
 from django.db import models
+from django.utils import timezone
 
 from datasets_app.models import ColumnMapping, Dataset
-from ftproject.core.events import publish
+from ftproject.core.events import MergeStatusEvent, publish
 from ftproject.core.jobs import Job
-from ftproject.core.storage import adapters_dir
+from ftproject.core.storage import adapters_dir, models_dir
 
 
 class TrainingRun(Job):
@@ -95,7 +96,8 @@ class TrainingMetric(models.Model):
     eval_loss = models.FloatField(null=True, blank=True)
     eval_exact_match = models.FloatField(null=True, blank=True)
     eval_token_f1 = models.FloatField(null=True, blank=True)
-    created_at = models.DateTimeField(auto_now_add=True)
+    # Not auto_now_add: the steps that a continuation takes over keep their times.
+    created_at = models.DateTimeField(default=timezone.now, editable=False)
 
     class Meta:
         ordering: ClassVar = ["step", "id"]
@@ -127,3 +129,42 @@ class Adapter(models.Model):
     @property
     def path(self) -> Path:
         return adapters_dir() / self.name
+
+
+class AdapterMerge(Job):
+    """One merge of an adapter into its base: a complete 16-bit model folder; `Job`'s machine with `working`."""
+
+    KIND: ClassVar[str] = "merge"
+
+    # The merged model stands by itself, so its adapter may go; the name stays.
+    adapter = models.ForeignKey(Adapter, on_delete=models.SET_NULL, null=True, blank=True, related_name="merges")
+    adapter_name = models.CharField(max_length=128)
+    base_model_name = models.CharField(max_length=500)
+    model_name = models.CharField(max_length=200)
+    current = models.IntegerField(default=0)
+    total = models.IntegerField(null=True, blank=True)
+    result = models.JSONField(default=dict, blank=True)
+
+    class Meta(Job.Meta):
+        abstract = False
+
+    @property
+    def path(self) -> Path:
+        return models_dir() / self.model_name
+
+    def on_end(self) -> None:
+        """Publishes the last merge_status."""
+        self.publish_status()
+
+    def publish_status(self) -> None:
+        data: MergeStatusEvent = {
+            "run_id": self.pk,
+            "status": str(self.status),
+            "message": self.message,
+            "adapter": self.adapter_name,
+            "model_name": self.model_name,
+            "current": self.current,
+            "total": self.total,
+            "error": self.error,
+        }
+        publish("merge_status", data, run_kind=self.KIND, run_id=self.pk)

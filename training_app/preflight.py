@@ -18,8 +18,9 @@ from ftproject.engine.configs import ConfigError, TrainingConfig, parse_training
 from ftproject.engine.conversations import build_conversation
 from ftproject.engine.gpu import device_facts
 from training_app.configuration import OPTION_NAMES, default_config, device_name, refusal, resolve_config
+from training_app.disk import free_mb_wanted
 from training_app.models import TrainingRun
-from training_app.services import ROWS_CHECKED, TrainingPlan, free_mb_wanted
+from training_app.services import ROWS_CHECKED, TrainingPlan
 
 NEEDS_GPU = "model_needs_gpu"
 # A dry run waits so long for a report; larger sets take longer, and say so.

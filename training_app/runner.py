@@ -1,25 +1,30 @@
 """What a training run process does: rows, split, training, and the adapter's row in one step with the run's end."""
 
+import logging
 import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 from datasets_app.preparation import PreparedRow, prepare_rows
 from ftproject.core.errors import ProductError
-from ftproject.core.storage import run_dir
 from ftproject.engine.backends.base import EngineError, TrainingJob, TrainingResult
 from ftproject.engine.configs import EffectiveConfig, TrainingConfig, TrainingOptions, from_dict
 from ftproject.engine.conversations import ResolvedConversation
 from ftproject.engine.splits import decode_ranges, encode_ranges, split_conversations
 from ftproject.engine.training import train
 from training_app.adapter_services import complete_training, new_adapter_dir
+from training_app.checkpoints import checkpoints_dir, free_checkpoints, newest_checkpoint, was_stopped
 from training_app.configuration import resolve_config
+from training_app.continuation import checkpoint_to_resume, origin_of, require_same_rows, rows_digest
+from training_app.disk import require_free_disk, says_disk_full
 from training_app.models import TrainingRun
 from training_app.persistence import persistently
 from training_app.progress import RunReporter, StoppedBeforeFirstStepError, summarise_reasons
-from training_app.services import require_free_disk
+
+logger = logging.getLogger(__name__)
 
 
 class RunFailedError(ProductError):
@@ -40,17 +45,36 @@ class SplitRows:
 def execute_training(job: TrainingRun, should_stop: Callable[[], bool]) -> None:
     """Runs one claimed training run to its end; whatever goes wrong is raised, and ends the row in `error`."""
     reporter = RunReporter(job, should_stop)
+    if origin := origin_of(job):
+        logger.info("%s", origin)
+        reporter.say(origin)
     reporter.tell_status()
     try:
+        finish_training(job, train_rows(job, reporter))
+    except Exception as exc:
+        if says_disk_full(exc):
+            raise disk_was_full(job) from exc
+        if isinstance(exc, EngineError):
+            raise RunFailedError(capitalised(exc.message), code=exc.code) from exc
+        raise
+
+
+def train_rows(job: TrainingRun, reporter: RunReporter) -> TrainingResult:
+    try:
         effective, _ = resolve_config(from_dict(job.config), backend=job.backend)
-        require_free_disk(model_name=effective.model_name)
+        require_free_disk(effective)
+        checkpoint = checkpoint_to_resume(job)
         rows = read_rows(job, reporter, effective.config)
-        result = train(training_job(job, effective, rows), reporter)
-    except EngineError as exc:
-        raise RunFailedError(capitalised(exc.message), code=exc.code) from exc
+        return train(training_job(job, effective, rows, checkpoint), reporter)
     finally:
         reporter.flush()
-    finish_training(job, result)
+
+
+def disk_was_full(job: TrainingRun) -> RunFailedError:
+    kept = newest_checkpoint(job)
+    saved = f"The checkpoint of step {kept.step} is kept." if kept else "It had not saved a checkpoint yet."
+    hint = f"Free space in the data directory, then {'resume it' if kept else 'start it again'}."
+    return RunFailedError(f"The disk is full: the run could not write its files. {saved}", code="disk_full", hint=hint)
 
 
 def read_rows(job: TrainingRun, reporter: RunReporter, config: TrainingConfig) -> SplitRows:
@@ -69,6 +93,7 @@ def read_rows(job: TrainingRun, reporter: RunReporter, config: TrainingConfig) -
         reporter.on_warning(warning)
     if not rows.train:
         raise nothing_to_train_on(rows)
+    require_same_rows(job, rows.train, rows.heldout)
     note_rows(job, rows)
     return rows
 
@@ -97,17 +122,21 @@ def note_rows(job: TrainingRun, rows: SplitRows) -> None:
         num_train_rows=len(rows.train),
         num_heldout_rows=len(rows.heldout),
         num_skipped_rows=len(rows.skipped),
+        rows_sha256=rows_digest(rows.train, rows.heldout),
     )
 
 
-def training_job(job: TrainingRun, effective: EffectiveConfig, rows: SplitRows) -> TrainingJob:
+def training_job(
+    job: TrainingRun, effective: EffectiveConfig, rows: SplitRows, checkpoint: Path | None = None
+) -> TrainingJob:
     return TrainingJob(
         effective=effective,
         rows=rows.train,
         heldout=rows.heldout,
         adapter_dir=new_adapter_dir(),
-        work_dir=run_dir(job.KIND, job.pk) / "checkpoints",
+        work_dir=checkpoints_dir(job),
         provenance=provenance(job),
+        resume_from_checkpoint=checkpoint,
     )
 
 
@@ -125,6 +154,7 @@ def provenance(job: TrainingRun) -> dict[str, Any]:
     )
     return {
         "run_id": job.pk,
+        "resumed_from": {"run_id": job.resumed_from_id, "step": job.resumed_step} if job.resumed_from_id else None,
         "dataset": {"filename": dataset.filename, "sha256": dataset.sha256, "num_rows": dataset.num_rows},
         "mapping": {name: getattr(mapping, name) for name in columns},
         "split": {"trained_rows": job.trained_rows, "heldout_rows": job.heldout_rows},
@@ -157,8 +187,9 @@ def finish_training(job: TrainingRun, result: TrainingResult) -> None:
         num_skipped_rows=(job.num_skipped_rows or 0) + len(too_long),
     )
     persistently(completion)
-    if not result.stopped_early:  # a stopped run keeps its last checkpoint, to be taken up again
-        shutil.rmtree(run_dir(job.KIND, job.pk) / "checkpoints", ignore_errors=True)
+    job.refresh_from_db()  # another process asked for the stop
+    if not was_stopped(job):  # a stopped run keeps its checkpoints, to be taken up again
+        free_checkpoints(job)
 
 
 def run_metrics(result: TrainingResult) -> dict[str, Any]:

@@ -17,6 +17,7 @@ from ftproject.core.storage import adapters_dir
 from ftproject.engine.adapters import read_adapter_info
 from ftproject.engine.backends.base import EngineError
 from ftproject.engine.splits import decode_ranges
+from training_app.checkpoints import resumability
 from training_app.configuration import LARGEST_ID
 from training_app.models import Adapter, TrainingMetric, TrainingRun
 
@@ -31,12 +32,17 @@ STATUS_FIELDS = (
     "learning_rate",
     "grad_norm",
     "eval_loss",
+    "eval_exact_match",
+    "eval_token_f1",
+    "best_step",
     "eta_seconds",
     "elapsed_seconds",
     "message",
     "error",
     "stopped_early",
+    "resumed_step",
 )
+ADDED_TO_STATUS = ("run_id", "adapter_path", "queue_position", "resumed_from", "can_resume", "resume_reason")
 RUN_FIELDS = (
     "dataset_id",
     "mapping_id",
@@ -58,7 +64,7 @@ def get_training_status() -> dict[str, Any]:
     """What `GET /api/training/status` shows: the running run, else the newest, else `idle` and nulls."""
     run = TrainingRun.active_or_newest()
     if run is None:
-        nothing: dict[str, Any] = dict.fromkeys((*STATUS_FIELDS, "run_id", "adapter_path", "queue_position"))
+        nothing: dict[str, Any] = dict.fromkeys((*STATUS_FIELDS, *ADDED_TO_STATUS))
         return nothing | {"status": "idle"}
     return run_progress(run)
 
@@ -68,10 +74,14 @@ def run_progress(run: TrainingRun) -> dict[str, Any]:
     adapter = adapter_of(run)
     fields = {name: finite(getattr(run, name)) for name in STATUS_FIELDS}
     waiting = run.status == run.Status.QUEUED
+    continuable = resumability(run)
     return fields | {
         "run_id": run.pk,
         "adapter_path": str(adapter.path) if adapter else None,
         "queue_position": queue_position(run) if waiting else None,
+        "resumed_from": run.resumed_from_id,
+        "can_resume": continuable.checkpoint is not None,
+        "resume_reason": continuable.reason,
     }
 
 
@@ -106,9 +116,13 @@ def get_run(*, run_id: int) -> TrainingRun:
     return run
 
 
-def list_runs(*, page: int, page_size: int) -> tuple[Page, list[TrainingRun]]:
-    """One page of all runs, newest first."""
-    runs = TrainingRun.objects.select_related("adapter", "dataset").order_by("-id")
+def list_runs(
+    *, page: int, page_size: int, status: str | None = None, dataset_id: int | None = None
+) -> tuple[Page, list[TrainingRun]]:
+    """One page of all runs, newest first; by status and by dataset when given."""
+    wanted = {"status": status, "dataset_id": dataset_id}
+    runs = TrainingRun.objects.filter(**{name: value for name, value in wanted.items() if value is not None})
+    runs = runs.select_related("adapter", "dataset").prefetch_related("continuations").order_by("-id")
     where = Page(page, page_size, runs.count())
     return where, list(runs[where.offset : where.offset + page_size])
 

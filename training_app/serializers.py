@@ -16,8 +16,11 @@ from training_app.services import StartedRun, TrainingPlan
 LONGEST_KEY = 200
 
 
-class PageQuerySerializer(PageSerializer):
-    """page and page_size, nothing else."""
+class RunListQuerySerializer(PageSerializer):
+    """Which runs to list."""
+
+    status = serializers.ChoiceField(choices=TrainingRun.Status.values, required=False)
+    dataset_id = StrictIntegerField(required=False, min_value=1, max_value=LARGEST_ID)
 
 
 class MetricsQuerySerializer(StrictSerializer):
@@ -63,7 +66,14 @@ class TrainingStatusSerializer(serializers.Serializer[Any]):
     message = serializers.CharField(allow_null=True)
     error = serializers.CharField(allow_null=True)
     adapter_path = serializers.CharField(allow_null=True)
+    eval_exact_match = serializers.FloatField(allow_null=True, help_text="Of held-out rows answered while training.")
+    eval_token_f1 = serializers.FloatField(allow_null=True)
+    best_step = serializers.IntegerField(allow_null=True, help_text="Step of the lowest held-out loss.")
     stopped_early = serializers.BooleanField(allow_null=True)
+    resumed_from = serializers.IntegerField(allow_null=True, help_text="The run that this one continues.")
+    resumed_step = serializers.IntegerField(allow_null=True, help_text="The step that it continues from.")
+    can_resume = serializers.BooleanField(allow_null=True)
+    resume_reason = serializers.CharField(allow_null=True, help_text="From which step, or why not.")
     queue_position = serializers.IntegerField(allow_null=True)
 
 
@@ -130,7 +140,17 @@ class RunListSerializer(serializers.Serializer[Any]):
 class MetricSerializer(serializers.ModelSerializer[TrainingMetric]):
     class Meta:
         model = TrainingMetric
-        fields = ["step", "epoch", "loss", "learning_rate", "grad_norm", "eval_loss", "created_at"]
+        fields = [
+            "step",
+            "epoch",
+            "loss",
+            "learning_rate",
+            "grad_norm",
+            "eval_loss",
+            "eval_exact_match",
+            "eval_token_f1",
+            "created_at",
+        ]
         read_only_fields = fields
 
 

@@ -11,23 +11,21 @@ from django.db import IntegrityError, transaction
 
 from datasets_app.models import ColumnMapping, Dataset
 from datasets_app.selectors import iter_rows, require_ready_dataset, row_mapping
-from ftproject.core.errors import ConflictError, InvalidInputError, Problem, UnavailableError
+from ftproject.core.errors import ConflictError, InvalidInputError, Problem
 from ftproject.core.events import publish
 from ftproject.core.jobs import Job, enqueue_job, find_idempotent, must_wait, queue_position, stop_job
 from ftproject.core.models import Event
-from ftproject.core.storage import adapters_dir, log_path, run_dir
-from ftproject.engine.configs import TINY_MODEL_NAME, EffectiveConfig, to_dict
+from ftproject.core.storage import log_path, run_dir
+from ftproject.engine.configs import EffectiveConfig, to_dict
 from ftproject.engine.conversations import build_conversation
 from training_app.configuration import device_name, read_start_body, resolve_config
+from training_app.disk import require_free_disk
 from training_app.models import TrainingRun
 from training_app.selectors import adapter_of
 
 # Enough to notice a mapping that fits no row at all; the run itself looks at every row.
 ROWS_CHECKED = 2000
 REASONS_SHOWN = 5
-# An adapter of rank 16 of the 8B model has about 200 MB, a checkpoint with optimizer state three times that.
-FREE_MB_TINY = 64
-FREE_MB = 2048
 
 STOP_WHILE_TRAINING = "Stop requested: the current step is finished and the adapter saved"
 STOP_BEFORE_TRAINING = "Stop requested before the first step: there will be no adapter"
@@ -59,7 +57,7 @@ def plan_training(*, body: Mapping[str, Any]) -> TrainingPlan:
     effective, device = resolve_config(config)
     dataset, mapping = require_ready_dataset(dataset_id=options.dataset_id)
     require_usable_row(dataset=dataset, mapping=mapping)
-    require_free_disk(model_name=effective.model_name)
+    require_free_disk(effective)
     return TrainingPlan(dataset, mapping, effective, device_name(device), options.dry_run)
 
 
@@ -80,21 +78,6 @@ def require_usable_row(*, dataset: Dataset, mapping: ColumnMapping) -> None:
             code="no_usable_rows",
             hint="Set another mapping (mandatory_columns, prompt_column), or fill the empty cells.",
             errors=problems,
-        )
-
-
-def free_mb_wanted(model_name: str) -> int:
-    return FREE_MB_TINY if model_name == TINY_MODEL_NAME else FREE_MB
-
-
-def require_free_disk(*, model_name: str) -> None:
-    needed = free_mb_wanted(model_name)
-    free = shutil.disk_usage(adapters_dir()).free // 2**20
-    if free < needed:
-        raise UnavailableError(
-            f"Only {free} MB are free in the data directory; training {model_name} needs {needed} MB.",
-            code="disk_full",
-            hint="Delete old adapters or datasets, or point QWEN3VL_DATA_DIR to a larger disk.",
         )
 
 
@@ -191,6 +174,12 @@ def delete_run(*, run: TrainingRun) -> None:
 def require_deletable(run: TrainingRun) -> None:
     if not run.is_terminal:
         raise run_is_active(run)
+    if other := run.continuations.order_by("id").first():
+        raise ConflictError(
+            f"Training run {other.pk} continues training run {run.pk}.",
+            code="run_continued",
+            hint=f"DELETE /api/training/runs/{other.pk} first: it says where its first steps came from.",
+        )
     if adapter := adapter_of(run):
         raise ConflictError(
             f"The adapter {adapter.name} of training run {run.pk} is still there.",

@@ -87,12 +87,12 @@ class TrainingRunViewSet(ApiViewSet):
     @extend_schema(
         operation_id="training_runs_list",
         tags=["training"],
-        parameters=[serializers.PageQuerySerializer],
+        parameters=[serializers.RunListQuerySerializer],
         responses=serializers.RunListSerializer,
     )
     def list(self, request: Request) -> Response:
-        """All runs, newest first."""
-        page, runs = selectors.list_runs(**self.check_query(serializers.PageQuerySerializer, request))
+        """All runs, newest first; `status` and `dataset_id` choose among them."""
+        page, runs = selectors.list_runs(**self.check_query(serializers.RunListQuerySerializer, request))
         body = {"runs": [selectors.run_facts(run) for run in runs], "page": page.page, "page_size": page.page_size}
         return Response(body | {"total": page.total, "total_pages": page.total_pages})
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from django.conf import settings
 
 PARTIAL = ".partial-"
-WRITTEN_BESIDE = ("adapters", "datasets", "images", "exports")
+WRITTEN_BESIDE = ("adapters", "datasets", "images", "exports", "models")
 LEFTOVER_SECONDS = 3600.0
 
 
@@ -42,9 +42,14 @@ def exports_dir() -> Path:
     return _folder("exports")
 
 
+def run_path(kind: str, run_id: int) -> Path:
+    """Where scratch and checkpoints of one run lie, or would lie."""
+    return Path(settings.DATA_DIR) / "runs" / f"{kind}-{run_id}"
+
+
 def run_dir(kind: str, run_id: int) -> Path:
-    """Scratch and checkpoints of one run."""
-    path = Path(settings.DATA_DIR) / "runs" / f"{kind}-{run_id}"
+    """The same, there to be written to."""
+    path = run_path(kind, run_id)
     path.mkdir(parents=True, exist_ok=True)
     return path
 

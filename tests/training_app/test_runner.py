@@ -25,7 +25,7 @@ from ftproject.engine.backends.base import (
 from ftproject.engine.backends.fake import FakeBackend
 from ftproject.engine.splits import decode_ranges
 from tests.training_app.world import Api, claimed, load_dataset, numbered_rows, picture, trained_run, work_queue
-from training_app import adapter_services, persistence, progress, services
+from training_app import adapter_services, disk, persistence, progress, services
 from training_app.models import Adapter, TrainingMetric, TrainingRun
 from training_app.runner import execute_training
 
@@ -240,7 +240,7 @@ def test_a_disk_that_filled_up_while_the_run_waited_is_named(
     api: Api, dataset: Dataset, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run = queued(api)
-    monkeypatch.setattr(services, "FREE_MB_TINY", 10**9)
+    monkeypatch.setattr(disk, "FREE_MB_TINY", 10**9)
     assert "MB are free" in (run_process(run).error or "")
 
 

@@ -12,7 +12,7 @@ from datasets_app.preflight_runner import execute_preflight
 from ftproject.core.light_lane import run_light_jobs
 from ftproject.core.models import Event
 from tests.training_app.world import Api, SameProcessExecutor, load_dataset, numbered_rows, trained_run
-from training_app import services
+from training_app import disk, services
 from training_app.models import TrainingRun
 from training_app.openapi_examples import START
 
@@ -229,7 +229,7 @@ def test_a_dataset_without_a_usable_row_is_refused_with_the_rows(api: Api, tmp_p
 def test_a_full_disk_is_noticed_before_anything_starts(
     api: Api, dataset: Dataset, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(services, "FREE_MB_TINY", 10**9)
+    monkeypatch.setattr(disk, "FREE_MB_TINY", 10**9)
     refused(api.post(URL, {}), 503, "disk_full")
     assert not TrainingRun.objects.exists()
 

@@ -32,6 +32,13 @@ FIELDS = {
     "adapter_path",
     "stopped_early",
     "queue_position",
+    "eval_exact_match",
+    "eval_token_f1",
+    "best_step",
+    "resumed_from",
+    "resumed_step",
+    "can_resume",
+    "resume_reason",
 }
 
 

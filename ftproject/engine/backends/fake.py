@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from ftproject.engine.adapters import CONFIG_FILE, PROVENANCE_FILE, WEIGHTS_FILE, read_adapter_info, write_adapter
+from ftproject.engine.answering import ChatAnswer, ChatRequest
 from ftproject.engine.backends.base import (
     FinishReason,
     Generation,
@@ -17,7 +18,7 @@ from ftproject.engine.backends.base import (
     TrainingResult,
 )
 from ftproject.engine.configs import GenerationParams, to_dict
-from ftproject.engine.conversations import ResolvedConversation
+from ftproject.engine.conversations import Conversation, ResolvedConversation
 
 SAFETENSORS_WITHOUT_TENSORS = (2).to_bytes(8, "little") + b"{}"
 
@@ -49,6 +50,22 @@ class FakeModel:
         if adapter is not None:
             self.ensure_adapter(adapter)
         return [self._answer(row, params, adapter, on_token) for row in conversations]
+
+    def answer(self, requests: Sequence[ChatRequest]) -> list[ChatAnswer]:
+        """Repeats the last turn's words with an adapter, else a digest of all turns."""
+        return [self._answer_chat(request) for request in requests]
+
+    def _answer_chat(self, request: ChatRequest) -> ChatAnswer:
+        last = " ".join(str(part) for part in request.chat.turns[-1].parts if isinstance(part, str))
+        row = Conversation(index=0, prompt=repr(request.chat), response="", ground_truth=last)
+        try:
+            if request.adapter is not None:
+                self.ensure_adapter(request.adapter)
+            params, on_text = request.decoding.params, request.decoding.on_text
+            done = self._answer(ResolvedConversation(row), params, request.adapter, on_text)
+        except Exception as error:
+            return ChatAnswer(error=error)
+        return ChatAnswer(done.text, done.prompt_tokens, done.completion_tokens, done.finish_reason, 0.5, done.time_ms)
 
     def _answer(
         self,
@@ -86,12 +103,16 @@ class FakeBackend:
             callbacks.on_warning(warning)
         for phase in ("loading_model", "preparing_data", "training"):
             callbacks.on_phase(phase, f"{phase} (fake)")
-        step, loss = 0, 4.0
+        step = _steps_done(job.resume_from_checkpoint)
+        loss = 4.0 / (step + 1)
         while step < sft.max_steps:
             step, loss = step + 1, 4.0 / (step + 1)
             left = float(sft.max_steps - step)
             callbacks.on_progress(TrainingProgress(step, sft.max_steps, 0.0, loss, sft.learning_rate, 1.0, None, left))
+            if sft.save_steps and step % sft.save_steps == 0:
+                _checkpoint(job.work_dir, step)
             if callbacks.should_stop():
+                _checkpoint(job.work_dir, step)
                 break
         callbacks.on_phase("saving", "saving (fake)")
         metrics: dict[str, float | None] = {"loss": loss, "train_loss": loss, "eval_loss": None}
@@ -121,6 +142,16 @@ class FakeBackend:
     ) -> FakeModel:
         """A model that knows the answers."""
         return FakeModel(model_name)
+
+
+def _checkpoint(work_dir: Path, step: int) -> None:
+    folder = work_dir / f"checkpoint-{step}"
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "trainer_state.json").write_text(json.dumps({"global_step": step}))
+
+
+def _steps_done(checkpoint: Path | None) -> int:
+    return int(json.loads((checkpoint / "trainer_state.json").read_text())["global_step"]) if checkpoint else 0
 
 
 def _fill(folder: Path, job: TrainingJob, metrics: dict[str, float | None]) -> None:

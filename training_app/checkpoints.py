@@ -1,0 +1,96 @@
+"""Where the checkpoints of runs lie, which one a continuation goes on from, whether there may be one, and their end."""
+
+import shutil
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from ftproject.core.storage import run_path
+from ftproject.engine.training import latest_checkpoint
+from training_app.models import TrainingRun
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A complete checkpoint, and the run that wrote it."""
+
+    path: Path
+    step: int
+    owner: TrainingRun
+
+
+@dataclass(frozen=True)
+class Resumability:
+    """Whether a run can be continued: the checkpoint, or the code of the refusal; `reason` is a sentence either way."""
+
+    reason: str
+    code: str | None = None
+    checkpoint: Checkpoint | None = None
+    continued_by: int | None = None
+
+
+def checkpoints_dir(run: TrainingRun) -> Path:
+    return run_path(run.KIND, run.pk) / "checkpoints"
+
+
+def lineage(run: TrainingRun) -> Iterator[TrainingRun]:
+    """The run, the one it goes on from, and so on to the first."""
+    ancestor: TrainingRun | None = run
+    while ancestor is not None:
+        yield ancestor
+        ancestor = ancestor.resumed_from
+
+
+def newest_checkpoint(run: TrainingRun) -> Checkpoint | None:
+    """The run's own newest, else the one it was resumed from: a continuation may die before it saved anything."""
+    for owner in lineage(run):
+        path = latest_checkpoint(checkpoints_dir(owner))
+        if path is not None:
+            return Checkpoint(path, int(path.name.rpartition("-")[2]), owner)
+    return None
+
+
+def resumability(run: TrainingRun) -> Resumability:
+    """What can be said from the row and the folders; the model, the disk and the rows are looked at on resuming."""
+    if not run.is_terminal:
+        return Resumability(f"Run {run.pk} has not ended.", "run_active")
+    if run.status == run.Status.COMPLETED and not was_stopped(run):
+        return Resumability("It is complete: nothing is left to do.", "not_resumable")
+    if other := living_continuation(run):
+        return Resumability(f"Run {other.pk} continues it.", "already_resumed", continued_by=other.pk)
+    checkpoint = newest_checkpoint(run)
+    if checkpoint is None:
+        return Resumability(why_no_checkpoint(run), "not_resumable")
+    steps = f" of {run.total_steps}" if run.total_steps else ""
+    return Resumability(f"It can go on from step {checkpoint.step}{steps}.", checkpoint=checkpoint)
+
+
+def was_stopped(run: TrainingRun) -> bool:
+    """True for a run that was asked to stop; early stopping by patience ends a run that has got what it looked for."""
+    patience = run.config.get("sft_config", {}).get("early_stopping_patience")
+    return run.stopped_early and (run.stop_requested_at is not None or patience is None)
+
+
+def living_continuation(run: TrainingRun) -> TrainingRun | None:
+    """A run that goes on from this one, directly or not, and has not failed."""
+    for other in run.continuations.all():
+        if other.status != other.Status.ERROR:
+            return other
+        if further := living_continuation(other):
+            return further
+    return None
+
+
+def why_no_checkpoint(run: TrainingRun) -> str:
+    if run.started_at is None:
+        return "It never started: start it again."
+    every = run.config.get("sft_config", {}).get("save_steps")
+    if every and run.current_step >= every:
+        return "Its checkpoints are gone."
+    return f"It ended at step {run.current_step}, before its first checkpoint."
+
+
+def free_checkpoints(run: TrainingRun) -> None:
+    """Removes the checkpoints of a run that is complete, and of the runs that it went on from."""
+    for owner in lineage(run):
+        shutil.rmtree(checkpoints_dir(owner), ignore_errors=True)

@@ -1,0 +1,159 @@
+"""Continues a run that was stopped or died: a new run from its last checkpoint, the old one stays as it ended."""
+
+from collections.abc import Mapping
+from itertools import islice
+from typing import Any
+
+from django.db import IntegrityError, transaction
+
+from ftproject.core.errors import ConflictError, InvalidInputError
+from ftproject.core.jobs import enqueue_job
+from ftproject.engine.configs import EffectiveConfig, from_dict, to_dict
+from training_app.checkpoints import Checkpoint, Resumability, lineage, resumability
+from training_app.configuration import device_name, resolve_config
+from training_app.disk import require_free_disk
+from training_app.models import TrainingMetric, TrainingRun
+from training_app.services import StartedRun, describe_started, find_started, publish_status, request_fingerprint
+
+# How many processes prepare the batches is the machine's business and changes no number.
+FREE_TO_CHANGE = frozenset({"dataloader_num_workers"})
+COPIED_AT_ONCE = 1000
+LOGGED = ("epoch", "loss", "learning_rate", "grad_norm", "eval_loss", "eval_exact_match", "eval_token_f1")
+
+
+def resume_training(*, run: TrainingRun, idempotency_key: str | None = None) -> StartedRun:
+    """Creates and queues the run that continues `run`; the same key answers the run that is there already."""
+    fingerprint = request_fingerprint({"resume": run.pk})
+    if known := find_started(idempotency_key, fingerprint):
+        return known
+    require_resumable(run)
+    effective, device = effective_again(run)
+    require_free_disk(effective)
+    try:
+        with transaction.atomic():
+            return create_continuation(
+                run_id=run.pk,
+                effective=effective,
+                device=device,
+                idempotency_key=idempotency_key,
+                request_sha256=fingerprint,
+            )
+    except IntegrityError:  # the same key came in twice at once, and the other request was first
+        if known := find_started(idempotency_key, fingerprint):
+            return known
+        raise
+
+
+def require_resumable(run: TrainingRun) -> Checkpoint:
+    found = resumability(run)
+    if found.checkpoint is None:
+        raise refusal(run, found)
+    return found.checkpoint
+
+
+def refusal(run: TrainingRun, found: Resumability) -> ConflictError:
+    hints = {
+        "run_active": f"POST /api/training/runs/{run.pk}/stop ends it; then it can be resumed.",
+        "already_resumed": f"Look at run {found.continued_by}; when it ends early, resume that one.",
+    }
+    return ConflictError(
+        f"Training run {run.pk} cannot be resumed. {found.reason}",
+        code=found.code,
+        hint=hints.get(found.code or "", "POST /api/training/start with its requested_config begins anew."),
+        extra={"continued_by": found.continued_by} if found.continued_by else None,
+    )
+
+
+def effective_again(run: TrainingRun) -> tuple[EffectiveConfig, str]:
+    """The run's configuration as this machine runs it today, and the device; refuses any other than it had."""
+    try:
+        effective, device = resolve_config(from_dict(run.config), backend=run.backend)
+    except InvalidInputError as exc:
+        raise ConflictError(
+            f"Training run {run.pk} cannot be resumed here. {exc.detail}",
+            code="not_resumable",
+            hint=exc.hint,
+            errors=exc.errors,
+        ) from exc
+    changed = sorted(changed_settings(run.config, to_dict(effective.config)))
+    if changed:
+        raise ConflictError(
+            f"Training run {run.pk} cannot be resumed here: this machine would train with other settings "
+            f"({', '.join(changed)}).",
+            code="not_resumable",
+            hint="Resume it on a machine like the one that it ran on, or start anew with its requested_config.",
+        )
+    return effective, device_name(device)
+
+
+def changed_settings(before: Mapping[str, Any], now: Mapping[str, Any], prefix: str = "") -> list[str]:
+    """Names of the settings whose values differ; one that the run did not know yet has no value to differ from."""
+    changed = []
+    for name, value in before.items():
+        if isinstance(value, Mapping):
+            changed += changed_settings(value, now.get(name) or {}, f"{prefix}{name}.")
+        elif name not in FREE_TO_CHANGE and value is not None and now.get(name) != value:
+            changed.append(f"{prefix}{name}: {value} -> {now.get(name)}")
+    return changed
+
+
+def create_continuation(*, run_id: int, effective: EffectiveConfig, device: str, **request: str | None) -> StartedRun:
+    """The new row with the steps logged so far; two requests at once find each other by the lock on the first run."""
+    run = locked(run_id)
+    checkpoint = require_resumable(run)
+    owner, origin = checkpoint.owner, f"continues run {run.pk} from step {checkpoint.step}"
+    continuation = TrainingRun.objects.create(
+        resumed_from=run,
+        resumed_step=checkpoint.step,
+        dataset=run.dataset,
+        mapping=run.mapping,
+        requested_config=run.requested_config,
+        config=run.config,
+        model_name=run.model_name,
+        device=device,
+        backend=run.backend,
+        warnings=[*effective.warnings, *other_device(run, device)],
+        rows_sha256=owner.rows_sha256,
+        trained_rows=owner.trained_rows,
+        heldout_rows=owner.heldout_rows,
+        current_step=checkpoint.step,
+        total_steps=run.total_steps,
+        message=f"Waiting for the GPU queue; {origin}",
+        **request,
+    )
+    copy_logged_steps(source=run, target=continuation)
+    enqueue_job(continuation)
+    publish_status(continuation)
+    return describe_started(continuation)
+
+
+def other_device(run: TrainingRun, device: str) -> list[str]:
+    if device == run.device:
+        return []
+    return [f"run {run.pk} ran on {run.device}, its continuation runs on {device}: the numbers may differ slightly"]
+
+
+def locked(run_id: int) -> TrainingRun:
+    """The run as it is now, its whole lineage held until the transaction ends (on SQLite the transaction itself is)."""
+    run = TrainingRun.objects.get(pk=run_id)
+    first = list(lineage(run))[-1]
+    TrainingRun.objects.select_for_update().get(pk=first.pk)
+    return TrainingRun.objects.get(pk=run_id)
+
+
+def copy_logged_steps(*, source: TrainingRun, target: TrainingRun) -> None:
+    """What was logged up to the checkpoint, so that the curve of the new run is whole; its status shows the last."""
+    latest: dict[str, float] = {}
+    steps = source.logged.filter(step__lte=target.resumed_step).order_by("step").iterator(COPIED_AT_ONCE)
+    while batch := list(islice(steps, COPIED_AT_ONCE)):
+        TrainingMetric.objects.bulk_create([copy_of(logged, target) for logged in batch])
+        for logged in batch:
+            latest |= {name: value for name in LOGGED if (value := getattr(logged, name)) is not None}
+    if latest:
+        TrainingRun.objects.filter(pk=target.pk).update(**latest)
+        target.refresh_from_db()
+
+
+def copy_of(logged: TrainingMetric, target: TrainingRun) -> TrainingMetric:
+    values = {name: getattr(logged, name) for name in LOGGED}
+    return TrainingMetric(run=target, step=logged.step, created_at=logged.created_at, **values)
