@@ -127,6 +127,8 @@ class Sample(models.Model):
     prompt_tokens = models.IntegerField(null=True, blank=True)
     completion_tokens = models.IntegerField(null=True, blank=True)
     finish_reason = models.CharField(max_length=16, null=True, blank=True)
+    # Image cells of the row, for links to its pictures; null for samples that were made before it was kept.
+    num_images = models.PositiveIntegerField(null=True, blank=True)
     # Copied from an earlier run with the same `answer_key`; see `evaluation_app.reuse`.
     reused = models.BooleanField(default=False)
     # Everything a greedy answer of a base model depends on, as a sha256; empty for every other answer.
@@ -136,6 +138,12 @@ class Sample(models.Model):
         ordering: ClassVar = ["index"]
         constraints: ClassVar = [models.UniqueConstraint(fields=["run", "index"], name="one_sample_per_row")]
         indexes: ClassVar = [
+            # Worst and best first, and the counts of every filter, out of the index alone: of 500,000 samples in 26 ms
+            # instead of 60 to 540 (measured on SQLite).
+            models.Index(
+                fields=["run", "token_f1", "index", "exact_match", "skipped", "seen_in_training", "reused"],
+                name="samples_by_token_f1",
+            ),
             models.Index(fields=["answer_key"], condition=~models.Q(answer_key=""), name="sample_by_answer_key"),
         ]
 

@@ -75,6 +75,15 @@ class Migration(migrations.Migration):
             name='scores',
             field=models.JSONField(blank=True, default=dict),
         ),
+        migrations.AddField(
+            model_name='sample',
+            name='num_images',
+            field=models.PositiveIntegerField(blank=True, null=True),
+        ),
+        migrations.AddIndex(
+            model_name='sample',
+            index=models.Index(fields=['run', 'token_f1', 'index', 'exact_match', 'skipped', 'seen_in_training', 'reused'], name='samples_by_token_f1'),
+        ),
         migrations.AddIndex(
             model_name='sample',
             index=models.Index(condition=models.Q(('answer_key', ''), _negated=True), fields=['answer_key'], name='sample_by_answer_key'),

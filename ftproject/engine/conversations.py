@@ -29,7 +29,10 @@ class RowMapping:
 
 @dataclass(frozen=True)
 class Conversation:
-    """One row as a conversation: the texts verbatim, and the image cells in order."""
+    """One row as a conversation: the texts verbatim, and the image cells in order.
+
+    `num_images` counts the row's cells; `images` may lack some of them once they were looked for.
+    """
 
     index: int
     prompt: str
@@ -38,6 +41,7 @@ class Conversation:
     images: tuple[str, ...] = ()
     skipped: bool = False
     skipped_reason: str | None = None
+    num_images: int = 0
 
 
 @dataclass(frozen=True)
@@ -66,6 +70,7 @@ def build_conversation(index: int, row: Mapping[str, str], mapping: RowMapping) 
         images=images,
         skipped=reason is not None,
         skipped_reason=reason,
+        num_images=len(images),
     )
 
 
