@@ -24,21 +24,14 @@ LOGGED = ("epoch", "loss", "learning_rate", "grad_norm", "eval_loss", "eval_exac
 def resume_training(*, run: TrainingRun, idempotency_key: str | None = None) -> StartedRun:
     """Creates and queues the run that continues `run`; the same key answers the run that is there already."""
     fingerprint = request_fingerprint({"resume": run.pk})
-    if known := find_started(idempotency_key, fingerprint):
-        return known
-    require_resumable(run)
-    effective, device = effective_again(run)
-    require_free_disk(effective)
     try:
         with transaction.atomic():
-            return create_continuation(
-                run_id=run.pk,
-                effective=effective,
-                device=device,
-                idempotency_key=idempotency_key,
-                request_sha256=fingerprint,
+            # Looked for behind the lock: the loser of two equal requests would else be refused for the winner's run.
+            found = locked(run.pk)
+            return find_started(idempotency_key, fingerprint) or create_continuation(
+                run=found, idempotency_key=idempotency_key, request_sha256=fingerprint
             )
-    except IntegrityError:  # the same key came in twice at once, and the other request was first
+    except IntegrityError:  # a start with the same key came in at once, and was first
         if known := find_started(idempotency_key, fingerprint):
             return known
         raise
@@ -97,10 +90,11 @@ def changed_settings(before: Mapping[str, Any], now: Mapping[str, Any], prefix: 
     return changed
 
 
-def create_continuation(*, run_id: int, effective: EffectiveConfig, device: str, **request: str | None) -> StartedRun:
-    """The new row with the steps logged so far; two requests at once find each other by the lock on the first run."""
-    run = locked(run_id)
+def create_continuation(*, run: TrainingRun, **request: str | None) -> StartedRun:
+    """The new row with the steps logged so far, behind every refusal that can be known by now."""
     checkpoint = require_resumable(run)
+    effective, device = effective_again(run)
+    require_free_disk(effective)
     owner, origin = checkpoint.owner, f"continues run {run.pk} from step {checkpoint.step}"
     continuation = TrainingRun.objects.create(
         resumed_from=run,
@@ -134,7 +128,10 @@ def other_device(run: TrainingRun, device: str) -> list[str]:
 
 
 def locked(run_id: int) -> TrainingRun:
-    """The run as it is now, its whole lineage held until the transaction ends (on SQLite the transaction itself is)."""
+    """The run as it is now; nobody else continues one of its lineage until the transaction ends.
+
+    On SQLite the transaction alone sees to that, elsewhere the lock on the first run.
+    """
     run = TrainingRun.objects.get(pk=run_id)
     first = list(lineage(run))[-1]
     TrainingRun.objects.select_for_update().get(pk=first.pk)

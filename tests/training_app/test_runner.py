@@ -2,7 +2,6 @@
 
 import json
 import math
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +11,6 @@ from django.db import OperationalError, connection
 from datasets_app.models import Dataset
 from ftproject.core.jobs import Job
 from ftproject.core.models import Event
-from ftproject.core.run_context import execute
 from ftproject.core.storage import adapters_dir, run_dir
 from ftproject.engine.backends.base import (
     SkippedRow,
@@ -24,40 +22,22 @@ from ftproject.engine.backends.base import (
 )
 from ftproject.engine.backends.fake import FakeBackend
 from ftproject.engine.splits import decode_ranges
-from tests.training_app.world import Api, claimed, load_dataset, numbered_rows, picture, trained_run, work_queue
+from tests.training_app.world import (
+    After,
+    Api,
+    claimed,
+    load_dataset,
+    numbered_rows,
+    picture,
+    queued,
+    run_process,
+    train_with,
+    trained_run,
+    work_queue,
+)
 from training_app import adapter_services, disk, persistence, progress, services
 from training_app.models import Adapter, TrainingMetric, TrainingRun
 from training_app.runner import execute_training
-
-
-class After:
-    """should_stop that turns true at the nth question."""
-
-    def __init__(self, questions: int) -> None:
-        self.questions = questions
-
-    def __call__(self) -> bool:
-        self.questions -= 1
-        return self.questions < 0
-
-
-def queued(api: Api, **body: Any) -> TrainingRun:
-    return TrainingRun.objects.get(pk=api.post("/api/training/start", body).json()["run_id"])
-
-
-def run_process(run: TrainingRun, should_stop: Callable[[], bool] = lambda: False) -> TrainingRun:
-    """What a run process does with this run, asked to stop by `should_stop`."""
-    claimed(run)
-    execute(lambda job, _: execute_training(job, should_stop), run.KIND, run.pk, run.claim)
-    run.refresh_from_db()
-    return run
-
-
-def train_with(
-    monkeypatch: pytest.MonkeyPatch, train: Callable[[TrainingJob, TrainingCallbacks], TrainingResult]
-) -> None:
-    """Puts another way of training at the engine's seam."""
-    monkeypatch.setattr(FakeBackend, "train", lambda self, job, callbacks: train(job, callbacks))
 
 
 def statuses(run: TrainingRun) -> list[str]:

@@ -7,14 +7,17 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import pytest
 from django.test import Client
 from PIL import Image
 
 from datasets_app.models import Dataset
 from datasets_app.services import dataset_import, mapping_set
-from ftproject.core.jobs import Job
+from ftproject.core.jobs import Job, claim_job
 from ftproject.core.run_context import execute
 from ftproject.core.tasks import run_next_job
+from ftproject.engine.backends.base import TrainingCallbacks, TrainingJob, TrainingResult
+from ftproject.engine.backends.fake import FakeBackend
 from training_app.models import TrainingRun
 from training_app.runner import execute_training
 
@@ -127,7 +130,35 @@ def trained_run(api: Api, **body: Any) -> TrainingRun:
 
 def claimed(run: TrainingRun) -> TrainingRun:
     """The run as a run process gets it."""
-    from ftproject.core.jobs import claim_job
-
     assert claim_job(run)
     return run
+
+
+class After:
+    """should_stop that turns true at the nth question."""
+
+    def __init__(self, questions: int) -> None:
+        self.questions = questions
+
+    def __call__(self) -> bool:
+        self.questions -= 1
+        return self.questions < 0
+
+
+def queued(api: Api, **body: Any) -> TrainingRun:
+    return TrainingRun.objects.get(pk=api.post("/api/training/start", body).json()["run_id"])
+
+
+def run_process(run: TrainingRun, should_stop: Callable[[], bool] = lambda: False) -> TrainingRun:
+    """What a run process does with this run, asked to stop by `should_stop`."""
+    claimed(run)
+    execute(lambda job, _: execute_training(job, should_stop), run.KIND, run.pk, run.claim)
+    run.refresh_from_db()
+    return run
+
+
+def train_with(
+    monkeypatch: pytest.MonkeyPatch, train: Callable[[TrainingJob, TrainingCallbacks], TrainingResult]
+) -> None:
+    """Puts another way of training at the engine's seam."""
+    monkeypatch.setattr(FakeBackend, "train", lambda self, job, callbacks: train(job, callbacks))
