@@ -5,28 +5,27 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
-import logging
 import tempfile
-import threading
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 from starlette.applications import Starlette
 from starlette.requests import Request
-from starlette.responses import JSONResponse, PlainTextResponse, Response
+from starlette.responses import JSONResponse, PlainTextResponse, Response, StreamingResponse
 from starlette.routing import Route
 
-from ftproject.engine.backends.base import EngineError, Generation
+from ftproject.engine.answering import ChatAnswer, ChatRequest
+from ftproject.engine.backends.base import EngineError
+from ftproject.engine.decoding import CancelledGenerationError
 from ftproject.engine.images import ImageError
-from ftproject.engine.server_chat import ChatError, ChatRequest, chat_answer, read_chat_request, resolve_chat
-from ftproject.engine.server_model import CancelledGenerationError, ServedModel, describe_failure
+from ftproject.engine.server_answers import DONE, AnswerWriter, error_body, event
+from ftproject.engine.server_asked import AskedChat
+from ftproject.engine.server_chat import ChatBody, ChatError, open_chat, read_chat_body
+from ftproject.engine.server_model import ServedModel
 
-T = TypeVar("T")
-logger = logging.getLogger(__name__)
-
-LOOK_SECONDS = 0.25  # between two looks whether the client is still there
 CLIENT_GONE = 499  # nginx's word for it
+REQUEST_SECONDS = 900.0  # the longest answer allowed (8192 tokens) from a slow CPU
 STATUSES = {
     "model_not_found": 404,
     "adapter_not_found": 404,
@@ -34,12 +33,13 @@ STATUSES = {
     "model_load_failed": 503,
     "out_of_memory": 503,
     "generation_failed": 500,
+    "generation_timeout": 504,
 }
 
 
-def build_app(served: ServedModel, image_root: Path) -> Starlette:
+def build_app(served: ServedModel, image_root: Path, *, request_seconds: float = REQUEST_SECONDS) -> Starlette:
     """The application; loading starts with its lifespan, when the socket is already bound."""
-    routes = ModelRoutes(served, image_root)
+    routes = ModelRoutes(served, image_root, request_seconds)
 
     @contextlib.asynccontextmanager
     async def lifespan(_: Starlette) -> AsyncIterator[None]:
@@ -60,9 +60,10 @@ def build_app(served: ServedModel, image_root: Path) -> Starlette:
 
 
 class ModelRoutes:
-    def __init__(self, served: ServedModel, image_root: Path) -> None:
+    def __init__(self, served: ServedModel, image_root: Path, request_seconds: float) -> None:
         self.served = served
         self.image_root = image_root
+        self.request_seconds = request_seconds
 
     async def health(self, _: Request) -> Response:
         """200 once the model answers, as vLLM's; 503 until then."""
@@ -89,27 +90,48 @@ class ModelRoutes:
                 raise ChatError("invalid_body", "lora_name and lora_path must be strings")
         if name in self.served.adapters or name == self.served.spec.name:
             raise ChatError("adapter_loaded", f"the adapter {name!r} has already been loaded")
-        await self.served.in_turn(lambda: guarded(lambda: self.served.add_adapter(name, path)))
+        await self.served.in_turn(lambda: self.served.add_adapter(name, path))
         return PlainTextResponse(f"Success: LoRA adapter '{name}' added successfully.")
 
     async def chat(self, request: Request) -> Response:
-        chat = read_chat_request(await read_json(request))
-        self.served.adapter_of(chat.model)
-        gone = threading.Event()
-        answer = asyncio.create_task(self.served.in_turn(lambda: guarded(lambda: self.answer(chat, gone))))
+        body = read_chat_body(await read_json(request))
+        asked = AskedChat(body, self.request_seconds)
+        answer = asyncio.create_task(self.answer(asked))
+        answer.add_done_callback(lambda task: task.cancelled() or task.exception())  # its reader may have left
         try:
-            while not (await asyncio.wait({answer}, timeout=LOOK_SECONDS))[0]:
-                if await request.is_disconnected():
-                    gone.set()
-            generation = await answer
+            await asked.begun(answer, request)
+            if body.stream:
+                # What fails before the first token is an answer with a status; from here on it is part of the stream.
+                return StreamingResponse(self.stream(asked, answer), media_type="text/event-stream")
+            return JSONResponse(self.writer(body).completion(await answer))
         except CancelledGenerationError:
             return Response(status_code=CLIENT_GONE)
-        return JSONResponse(chat_answer(chat.model, generation, self.served.progress.load_ms or 0.0))
 
-    def answer(self, chat: ChatRequest, gone: threading.Event) -> Generation:
+    async def answer(self, asked: AskedChat) -> ChatAnswer:
+        body = asked.body
+        adapter = self.served.adapter_of(body.model)
         with tempfile.TemporaryDirectory(prefix="qwen3vl-chat-") as scratch:
-            conversation = resolve_chat(chat, self.image_root, Path(scratch))
-            return self.served.generate(conversation, chat.params, chat.model, gone)
+            chat = await asyncio.to_thread(open_chat, body, self.image_root, Path(scratch))
+            return await self.served.answer(ChatRequest(chat, asked.decoding(), adapter), body.model)
+
+    async def stream(self, asked: AskedChat, answer: asyncio.Task[ChatAnswer]) -> AsyncIterator[bytes]:
+        writer = self.writer(asked.body)
+        try:
+            yield writer.first_chunk()
+            async for piece in asked.pieces_until(answer):
+                yield writer.text_chunk(piece)
+            done = await answer
+            yield writer.last_chunk(done)
+            if asked.body.include_usage:
+                yield writer.usage_chunk(done)
+        except (EngineError, ImageError) as error:
+            yield event(error_body(error, STATUSES.get(error.code, 400)))
+        finally:
+            asked.gone.set()
+        yield DONE
+
+    def writer(self, body: ChatBody) -> AnswerWriter:
+        return AnswerWriter(body.model, self.served.progress.load_ms or 0.0)
 
 
 async def read_json(request: Request) -> Any:
@@ -119,21 +141,8 @@ async def read_json(request: Request) -> Any:
         raise ChatError("invalid_body", "the body is not valid JSON") from error
 
 
-def guarded(work: Callable[[], T]) -> T:
-    """`work`, with any unforeseen failure logged and turned into an EngineError."""
-    try:
-        return work()
-    except (EngineError, ImageError, CancelledGenerationError):
-        raise
-    except Exception as error:
-        logger.exception("the model failed")
-        raise describe_failure(error, "generation_failed") from error
-
-
 def answer_engine_error(_: Request, error: Exception) -> Response:
     """OpenAI's error shape; 400 unless the code says otherwise."""
     assert isinstance(error, EngineError | ImageError)  # noqa: S101 - registered for these two
     status = STATUSES.get(error.code, 400)
-    kind = "invalid_request_error" if status < 500 else "server_error"
-    body = {"message": error.message, "type": kind, "param": None, "code": error.code}
-    return JSONResponse({"error": body}, status_code=status)
+    return JSONResponse(error_body(error, status), status_code=status)

@@ -1,13 +1,12 @@
-"""The one base model of a server process: loaded in a thread, adapters beside it, one request at a time."""
+"""The one base model of a server process: loaded in a thread, adapters beside it, one batch of requests at a time."""
 
 from __future__ import annotations
 
 import asyncio
 import logging
 import sys
-import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from importlib import import_module
@@ -17,10 +16,12 @@ from typing import Any, TypeVar
 import psutil
 
 from ftproject.engine.adapters import AdapterError
-from ftproject.engine.backends.base import EngineError, Generation, LoadedModel
-from ftproject.engine.configs import GenerationParams
-from ftproject.engine.conversations import ResolvedConversation
+from ftproject.engine.answering import ChatAnswer, ChatRequest
+from ftproject.engine.backends.base import EngineError, LoadedModel
+from ftproject.engine.decoding import CancelledGenerationError
 from ftproject.engine.gpu import device_facts
+from ftproject.engine.images import ImageError
+from ftproject.engine.server_batches import Batcher
 
 T = TypeVar("T")
 logger = logging.getLogger(__name__)
@@ -32,10 +33,6 @@ HEAVY_IMPORTS = {
     "transformers": ("torch", "transformers.models.qwen3_vl.modeling_qwen3_vl"),
     "unsloth": ("unsloth",),
 }
-
-
-class CancelledGenerationError(RuntimeError):
-    """The client is gone: nobody reads this answer."""
 
 
 @dataclass(frozen=True)
@@ -97,7 +94,7 @@ def memory_bytes() -> int:
 
 
 class ServedModel:
-    """Everything that touches the model runs in one thread, in the order of asking."""
+    """Everything that touches the model runs in one thread: batches of requests, and the loading of adapters."""
 
     def __init__(
         self, spec: ModelSpec, adapters_root: Path, load: Callable[[ModelSpec], LoadedModel] = load_model
@@ -111,7 +108,7 @@ class ServedModel:
         self._load = load
         self._model: LoadedModel | None = None
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="model")
-        self._turn = asyncio.Lock()
+        self._batcher = Batcher(self._answer_batch)
 
     def start_loading(self) -> None:
         self._thread.submit(self._load_guarded)
@@ -139,9 +136,8 @@ class ServedModel:
         return self._model
 
     async def in_turn(self, work: Callable[[], T]) -> T:
-        """Runs `work` in the model's thread when all earlier requests are done."""
-        async with self._turn:
-            return await asyncio.get_running_loop().run_in_executor(self._thread, work)
+        """Runs `work` in the model's thread, after the batch that runs now; raises EngineError and ImageError."""
+        return await asyncio.get_running_loop().run_in_executor(self._thread, lambda: guarded(work))
 
     def add_adapter(self, name: str, path: str) -> None:
         """Loads an adapter folder below the adapters' root under a name; raises EngineError."""
@@ -159,19 +155,22 @@ class ServedModel:
             raise EngineError("model_not_found", f"the model {model!r} does not exist")
         return self.adapters[model]
 
-    def generate(
-        self, conversation: ResolvedConversation, params: GenerationParams, model: str, gone: threading.Event
-    ) -> Generation:
-        """One answer; `gone` set ends it at the next token with CancelledGenerationError."""
+    async def answer(self, request: ChatRequest, model: str) -> ChatAnswer:
+        """The answer of `model`, in a batch with what else is asked now.
 
-        def check(_: str) -> None:
-            if gone.is_set():
-                raise CancelledGenerationError(model)
+        Raises EngineError, and CancelledGenerationError when the request was cancelled.
+        """
+        _ = self.model  # raises at once while there is none
+        self.current = None if request.adapter is None else model
+        try:
+            return await self._batcher.submit(request)
+        except (EngineError, CancelledGenerationError):
+            raise
+        except Exception as error:
+            raise describe_failure(error, "generation_failed") from error
 
-        check("")
-        adapter = self.adapter_of(model)
-        self.current = None if adapter is None else model
-        return self.model.generate([conversation], params, adapter=adapter, on_token=check)[0]
+    async def _answer_batch(self, requests: Sequence[ChatRequest]) -> list[ChatAnswer]:
+        return await self.in_turn(lambda: self.model.answer(requests))
 
     def status(self) -> dict[str, Any]:
         """What `GET /status` answers; memory in MiB, times in milliseconds."""
@@ -197,3 +196,14 @@ def describe_failure(error: Exception, code: str) -> EngineError:
     if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
         return EngineError("out_of_memory", "the device has not enough free memory")
     return EngineError(code, f"{type(error).__name__}; the model server's log has the details")
+
+
+def guarded(work: Callable[[], T]) -> T:
+    """`work`, with any unforeseen failure logged and turned into an EngineError."""
+    try:
+        return work()
+    except (EngineError, ImageError):
+        raise
+    except Exception as error:
+        logger.exception("the model failed")
+        raise describe_failure(error, "generation_failed") from error

@@ -5,12 +5,16 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, Literal, Protocol, runtime_checkable
 
 from ftproject.engine.configs import EffectiveConfig, GenerationParams
 from ftproject.engine.conversations import ResolvedConversation
 
+if TYPE_CHECKING:
+    from ftproject.engine.answering import ChatAnswer, ChatRequest
+
 FinishReason = Literal["stop", "length"]
+EndedBy = Literal["steps", "stop", "patience"]
 
 
 @dataclass(frozen=True)
@@ -18,7 +22,8 @@ class TrainingJob:
     """One training run: what to train on which rows, and where the results go.
 
     `rows` and `heldout` hold no skipped conversation. The adapter appears at `adapter_dir` complete or not at
-    all; checkpoints live in `work_dir`. `provenance` is stored with the adapter beside what training knows.
+    all; checkpoints live in `work_dir`, TensorBoard's files in `log_dir` where they are asked for. `provenance` is
+    stored with the adapter beside what training knows.
     """
 
     effective: EffectiveConfig
@@ -28,13 +33,15 @@ class TrainingJob:
     work_dir: Path
     provenance: Mapping[str, Any] = field(default_factory=dict)
     resume_from_checkpoint: Path | None = None
+    log_dir: Path | None = None
 
 
 @dataclass(frozen=True)
 class TrainingProgress:
     """Where training stands after a step; `eta_seconds` counts from now.
 
-    Loss, learning rate and gradient norm are null between logged steps; `eval_loss` is set only when it was measured.
+    Loss, learning rate and gradient norm are null between logged steps; `eval_loss` is set only when it was measured,
+    the scores of generated held-out answers (0 to 1) only when eval_generation_rows asks for them.
     """
 
     step: int
@@ -45,19 +52,26 @@ class TrainingProgress:
     grad_norm: float | None = None
     eval_loss: float | None = None
     eta_seconds: float | None = None
+    eval_exact_match: float | None = None
+    eval_token_f1: float | None = None
 
 
 @dataclass(frozen=True)
 class SkippedRow:
-    """A row that was not trained on, by its index in the dataset."""
+    """A row that was not trained on, by its index in the dataset; `tokens` where it is too long."""
 
     index: int
     reason: str
+    tokens: int | None = None
 
 
 @dataclass(frozen=True)
 class TrainingResult:
-    """What a finished (or gracefully stopped) training leaves behind."""
+    """What a finished (or gracefully stopped) training leaves behind.
+
+    `ended_by` says why there is no further step: they are all done, a stop was asked for, or early stopping lost its
+    patience. `best_step` is the step whose adapter was kept, where early stopping chose one.
+    """
 
     adapter_path: Path
     steps: int
@@ -70,6 +84,8 @@ class TrainingResult:
     duration_seconds: float
     peak_memory_mb: int
     checkpoint_path: Path | None = None
+    ended_by: EndedBy = "steps"
+    best_step: int | None = None
 
 
 @dataclass(frozen=True)
@@ -116,8 +132,19 @@ class LoadedModel(Protocol):
     ) -> list[Generation]:
         """One answer per conversation, in order; `adapter` null answers with the base."""
 
+    def answer(self, requests: Sequence[ChatRequest]) -> list[ChatAnswer]:
+        """One answer per chat, in order; what is wrong with one of them is its `error`."""
+
     def preload(self, conversations: Sequence[ResolvedConversation], *, adapter: Path | None = None) -> None:
         """Prepares the images of coming conversations; may run in another thread, and never raises EngineError."""
+
+    def prompt_lengths(
+        self, conversations: Sequence[ResolvedConversation], *, adapter: Path | None = None
+    ) -> list[int]:
+        """Tokens of each prompt, images included; 0 for one that cannot be encoded: `generate` says why."""
+
+    def batch_tokens(self) -> int | None:
+        """Padded tokens of prompts and answers that fit into memory at once, estimated; null when nobody knows."""
 
     def ensure_adapter(self, path: Path) -> None:
         """Loads the adapter beside the base unless it is loaded already."""

@@ -34,6 +34,16 @@ class FakeModel:
     def preload(self, conversations: Sequence[ResolvedConversation], *, adapter: Path | None = None) -> None:
         """Nothing to prepare."""
 
+    def prompt_lengths(
+        self, conversations: Sequence[ResolvedConversation], *, adapter: Path | None = None
+    ) -> list[int]:
+        """The words of each prompt, at least one."""
+        return [max(1, len(row.conversation.prompt.split())) for row in conversations]
+
+    def batch_tokens(self) -> int | None:
+        """Nothing is kept in memory."""
+        return None
+
     def ensure_adapter(self, path: Path) -> None:
         """Raises AdapterError for a folder that no backend would load."""
         read_adapter_info(path)

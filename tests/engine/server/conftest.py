@@ -15,9 +15,10 @@ from typing import Any
 import httpx
 import pytest
 
+from ftproject.engine.answering import ChatAnswer, ChatRequest
 from ftproject.engine.backends.base import EngineError, Generation
-from ftproject.engine.configs import GenerationParams
 from ftproject.engine.conversations import ResolvedConversation
+from ftproject.engine.decoding import CancelledGenerationError
 from tests.engine.support import TINY
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -25,41 +26,44 @@ ROOT = Path(__file__).resolve().parents[3]
 
 @dataclass
 class Instant:
-    """A loaded model that answers at once, or when `may_answer` is set, with what it was asked."""
+    """A loaded model that answers at once, or when `may_answer` is set, with what it was asked, letter by letter."""
 
     model_name: str = "tiny-qwen3-vl"
     device: str = "cpu"
     may_answer: threading.Event = field(default_factory=threading.Event)
     answering: threading.Event = field(default_factory=threading.Event)
     failure: Exception | None = None
-    seen: list[tuple[ResolvedConversation, GenerationParams, Path | None]] = field(default_factory=list)
+    fails_after: str | None = None
+    seen: list[ChatRequest] = field(default_factory=list)
+    batches: list[int] = field(default_factory=list)
     loaded: list[Path] = field(default_factory=list)
-    at_once: int = 0
-    most_at_once: int = 0
 
-    def generate(
-        self,
-        conversations: Sequence[ResolvedConversation],
-        params: GenerationParams,
-        *,
-        adapter: Path | None,
-        on_token: Callable[[str], None] | None = None,
-    ) -> list[Generation]:
-        self.at_once += 1
-        self.most_at_once = max(self.most_at_once, self.at_once)
+    def answer(self, requests: Sequence[ChatRequest]) -> list[ChatAnswer]:
+        self.batches.append(len(requests))
         self.answering.set()
-        try:
-            while not self.may_answer.wait(0.01):
-                if on_token:
-                    on_token("x")
-        finally:
-            self.at_once -= 1
+        while not self.may_answer.wait(0.01) and not all(cancelled(item) for item in requests):
+            pass
         if self.failure:
             raise self.failure
-        self.seen.append((conversations[0], params, adapter))
-        sizes = ",".join(str(path.stat().st_size) for path in conversations[0].image_paths)
-        text = f"{conversations[0].conversation.prompt}|{sizes}"
-        return [Generation(text, 3, 2, "stop", 1.5)]
+        return [self.answer_one(item) for item in requests]
+
+    def answer_one(self, request: ChatRequest) -> ChatAnswer:
+        if cancelled(request):
+            return ChatAnswer(error=CancelledGenerationError())
+        self.seen.append(request)
+        last = request.chat.turns[-1]
+        words = "".join(part for part in last.parts if isinstance(part, str))
+        text = f"{words}|{','.join(str(path.stat().st_size) for path in request.chat.image_paths)}"
+        for letter in text:
+            if letter == self.fails_after:
+                time.sleep(0.2)  # the pieces before are on their way by then
+                return ChatAnswer(error=EngineError("out_of_memory", "the device has not enough free memory"))
+            if request.decoding.on_text:
+                request.decoding.on_text(letter)
+        return ChatAnswer(text, 3, 2, "stop", 0.5, 1.5)
+
+    def generate(self, *_: Any, **__: Any) -> list[Generation]:
+        raise AssertionError("the server answers chats")
 
     def preload(self, conversations: Sequence[ResolvedConversation], *, adapter: Path | None = None) -> None:
         """Nothing to prepare."""
@@ -71,6 +75,11 @@ class Instant:
 
     def memory_mb(self) -> int:
         return 12
+
+
+def cancelled(request: ChatRequest) -> bool:
+    asked = request.decoding.is_cancelled
+    return asked is not None and asked()
 
 
 @dataclass

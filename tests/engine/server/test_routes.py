@@ -40,10 +40,10 @@ def connect(app: Starlette) -> httpx.AsyncClient:
     return httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://model")
 
 
-def serve(folder: Path, load: Callable[[ModelSpec], LoadedModel]) -> Starlette:
+def serve(folder: Path, load: Callable[[ModelSpec], LoadedModel], seconds: float = 60) -> Starlette:
     served = ServedModel(SPEC, folder / "adapters", load=load)
     served.start_loading()  # in the real process the application's lifespan does it
-    return build_app(served, folder / "images")
+    return build_app(served, folder / "images", request_seconds=seconds)
 
 
 @pytest.fixture
@@ -79,19 +79,27 @@ async def test_an_answer_has_openais_shape_and_the_timings(client: httpx.AsyncCl
     message = {"role": "assistant", "content": "hello|"}
     assert body["choices"] == [{"index": 0, "message": message, "finish_reason": "stop"}]
     assert body["usage"] == {"prompt_tokens": 3, "completion_tokens": 2, "total_tokens": 5}
-    assert body["timings"]["generation_ms"] == 1.5
+    assert (body["timings"]["prefill_ms"], body["timings"]["generation_ms"]) == (0.5, 1.5)
     assert body["timings"]["load_ms"] >= 0
 
 
 async def test_generation_settings_arrive_by_openais_names(client: httpx.AsyncClient, model: Instant) -> None:
     await ask(client, max_tokens=7, temperature=0.5, top_p=0.4, min_p=0.1, seed=5)
-    params = model.seen[0][1]
+    params = model.seen[0].decoding.params
     assert (params.max_new_tokens, params.temperature, params.top_p, params.min_p, params.seed) == (7, 0.5, 0.4, 0.1, 5)
 
 
 async def test_temperature_zero_is_greedy(client: httpx.AsyncClient, model: Instant) -> None:
     await ask(client, temperature=0)
-    assert model.seen[0][1].greedy
+    assert model.seen[0].decoding.params.greedy
+
+
+async def test_sampling_without_a_seed_gets_one_that_is_not_always_the_same(
+    client: httpx.AsyncClient, model: Instant
+) -> None:
+    for _ in range(3):
+        await ask(client, temperature=1.0)
+    assert len({item.decoding.params.seed for item in model.seen} - {None}) > 1
 
 
 async def test_an_image_of_the_cache_is_read_from_its_file(client: httpx.AsyncClient, images: Path) -> None:
@@ -141,24 +149,41 @@ async def test_more_images_than_sixteen_are_refused(client: httpx.AsyncClient, i
         [],
         "hello",
         [{"role": "user"}],
+        ["hello"],
         [{"role": "system", "content": "be kind"}],
+        [{"role": "tool", "content": "a"}, {"role": "user", "content": "b"}],
+        [{"role": ["user"], "content": "a"}],
         [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}],
+        [{"role": "assistant", "content": with_image("x")}, {"role": "user", "content": "b"}],
+        [{"role": "user", "content": "a", "tool_calls": []}],
         [{"role": "user", "content": []}],
         [{"role": "user", "content": [{"type": "text", "text": 3}]}],
-        [{"role": "user", "content": [{"type": "text", "text": "a"}, {"type": "text", "text": "b"}]}],
-        [
-            {
-                "role": "user",
-                "content": [{"type": "text", "text": "a"}, {"type": "image_url", "image_url": {"url": "x"}}],
-            }
-        ],
+        [{"role": "user", "content": [{"type": "video_url", "video_url": {"url": "x"}}]}],
         [{"role": "user", "content": [{"type": "image_url", "image_url": "x"}, {"type": "text", "text": "a"}]}],
+        [{"role": "user", "content": "a"}] * 257,
     ],
 )
-async def test_messages_of_another_shape_are_refused_and_not_reordered(
-    client: httpx.AsyncClient, messages: Any
-) -> None:
+async def test_messages_of_another_shape_are_refused(client: httpx.AsyncClient, messages: Any) -> None:
     assert refusal(await ask(client, messages=messages)) == (400, "unsupported_messages")
+
+
+async def test_turns_texts_and_pictures_arrive_in_their_order(
+    client: httpx.AsyncClient, model: Instant, images: Path
+) -> None:
+    first, second = save_image(images / "a.png"), save_image(images / "b.png")
+    messages = [
+        {"role": "developer", "content": "be brief"},
+        {"role": "user", "content": [{"type": "text", "text": "before"}, *with_image(first.as_uri(), "after")]},
+        {"role": "assistant", "content": "seven"},
+        {"role": "user", "content": with_image(second.as_uri(), "and this?")},
+    ]
+    assert (await ask(client, messages=messages)).status_code == 200
+    assert [(turn.role, turn.parts) for turn in model.seen[0].chat.turns] == [
+        ("system", ("be brief",)),
+        ("user", ("before", first, "after")),
+        ("assistant", ("seven",)),
+        ("user", (second, "and this?")),
+    ]
 
 
 @pytest.mark.parametrize(
@@ -166,7 +191,17 @@ async def test_messages_of_another_shape_are_refused_and_not_reordered(
     [
         ({"model": "nobody"}, 404, "model_not_found"),
         ({"model": 3}, 400, "invalid_model"),
-        ({"stream": True}, 400, "unsupported_parameter"),
+        ({"stream": "yes"}, 400, "invalid_parameter"),
+        ({"stream_options": {"include_usage": True}}, 400, "invalid_parameter"),
+        ({"stream": True, "stream_options": {"every": 1}}, 400, "invalid_parameter"),
+        ({"stop": 3}, 400, "invalid_parameter"),
+        ({"stop": [""]}, 400, "invalid_parameter"),
+        ({"stop": ["a"] * 17}, 400, "invalid_parameter"),
+        ({"logprobs": True}, 400, "unsupported_parameter"),
+        ({"n": True}, 400, "unsupported_parameter"),
+        ({"frequency_penalty": 0.5}, 400, "unsupported_parameter"),
+        ({"response_format": {"type": "json_object"}}, 400, "unsupported_parameter"),
+        ({"max_tokens": 3, "max_completion_tokens": 4}, 400, "invalid_parameter"),
         ({"n": 2}, 400, "unsupported_parameter"),
         ({"tools": []}, 400, "unsupported_parameter"),
         ({"max_tokens": 0}, 400, "invalid_parameter"),
@@ -178,6 +213,23 @@ async def test_what_cannot_be_done_is_said(
     client: httpx.AsyncClient, fields: dict[str, Any], status: int, code: str
 ) -> None:
     assert refusal(await ask(client, **fields)) == (status, code)
+
+
+async def test_what_clients_send_as_a_matter_of_form_is_taken(client: httpx.AsyncClient) -> None:
+    form = {"n": 1, "frequency_penalty": 0, "presence_penalty": 0.0, "logprobs": False, "user": "me", "stop": None}
+    assert (await ask(client, **form, response_format={"type": "text"}, stream=False)).status_code == 200
+
+
+async def test_a_wrong_field_is_named_by_openais_name(client: httpx.AsyncClient) -> None:
+    error = (await ask(client, max_tokens=0)).json()["error"]
+    assert error["param"] == "max_tokens"
+    assert "max_tokens" in error["message"]
+
+
+async def test_stop_texts_arrive(client: httpx.AsyncClient, model: Instant) -> None:
+    await ask(client, stop="one")
+    await ask(client, stop=["one", "two"])
+    assert [item.decoding.stop for item in model.seen] == [("one",), ("one", "two")]
 
 
 @pytest.mark.parametrize("body", [b"", b"[]", b"{", b"\xff", b"[" * 100_000])
@@ -198,7 +250,7 @@ async def test_an_adapter_is_loaded_once_and_listed_as_a_model(
     models = (await client.get("/v1/models")).json()["data"]
     assert [(item["id"], item["parent"]) for item in models] == [("tiny-qwen3-vl", None), ("mine", "tiny-qwen3-vl")]
     assert (await ask(client, model="mine")).status_code == 200
-    assert model.seen[0][2] == folder
+    assert model.seen[0].adapter == folder
     status = (await client.get("/status")).json()
     assert (status["mode"], status["adapter"]) == ("finetuned", "mine")
     assert (await ask(client)).status_code == 200
@@ -237,25 +289,86 @@ async def test_a_failing_model_answers_a_code_and_no_trace(
     assert "/secret/path" not in answer.text
 
 
-async def test_one_request_is_answered_at_a_time_and_the_status_meanwhile(
+async def test_requests_that_come_while_one_is_answered_are_the_next_batch(
     client: httpx.AsyncClient, model: Instant
 ) -> None:
     model.may_answer.clear()
-    asked = [asyncio.create_task(ask(client, text)) for text in "abc"]
+    asked = [asyncio.create_task(ask(client, "first"))]
     await asyncio.to_thread(model.answering.wait, 5)
+    asked += [asyncio.create_task(ask(client, str(number))) for number in range(20)]
+    await asyncio.sleep(0.1)
     assert (await client.get("/status")).json()["loaded"] is True
     model.may_answer.set()
     answers = [(await task).json()["choices"][0]["message"]["content"] for task in asked]
-    assert answers == ["a|", "b|", "c|"]
-    assert model.most_at_once == 1
+    assert answers == ["first|", *(f"{number}|" for number in range(20))]
+    assert model.batches == [1, 16, 4]
 
 
-async def test_a_client_that_left_ends_its_generation(model: Instant, tmp_path: Path) -> None:
+async def test_requests_that_come_together_are_one_batch(client: httpx.AsyncClient, model: Instant) -> None:
+    answers = await asyncio.gather(*(ask(client, str(number)) for number in range(5)))
+    assert [item.json()["choices"][0]["message"]["content"] for item in answers] == [
+        f"{number}|" for number in range(5)
+    ]
+    assert len(model.batches) < 5
+
+
+async def test_an_answer_that_takes_too_long_is_ended_with_its_reason(model: Instant, tmp_path: Path) -> None:
+    model.may_answer.clear()
+    async with connect(serve(tmp_path, lambda spec: model, seconds=0.05)) as client:
+        await until_healthy(client)
+        assert refusal(await ask(client)) == (504, "generation_timeout")
+
+
+async def read_stream(client: httpx.AsyncClient, **fields: Any) -> list[Any]:
+    answer = await ask(client, stream=True, **fields)
+    assert answer.headers["content-type"].startswith("text/event-stream")
+    lines = [line for line in answer.text.split("\n\n") if line]
+    assert all(line.startswith("data: ") for line in lines)
+    assert lines.pop() == "data: [DONE]"
+    return [json.loads(line.removeprefix("data: ")) for line in lines]
+
+
+async def test_a_stream_has_openais_chunks(client: httpx.AsyncClient) -> None:
+    chunks = await read_stream(client, content="héllo")
+    assert len({chunk["id"] for chunk in chunks}) == 1
+    assert {chunk["object"] for chunk in chunks} == {"chat.completion.chunk"}
+    assert chunks[0]["choices"][0]["delta"] == {"role": "assistant", "content": ""}
+    assert "".join(chunk["choices"][0]["delta"].get("content", "") for chunk in chunks) == "héllo|"
+    assert [chunk["choices"][0]["finish_reason"] for chunk in chunks] == [None] * (len(chunks) - 1) + ["stop"]
+    assert all("usage" not in chunk for chunk in chunks)
+
+
+async def test_a_stream_ends_with_the_usage_when_asked(client: httpx.AsyncClient) -> None:
+    *_, last = await read_stream(client, stream_options={"include_usage": True})
+    assert last["choices"] == []
+    assert last["usage"] == {"prompt_tokens": 3, "completion_tokens": 2, "total_tokens": 5}
+
+
+async def test_what_fails_before_the_first_token_of_a_stream_is_an_answer_with_a_status(
+    client: httpx.AsyncClient, model: Instant
+) -> None:
+    model.failure = EngineError("prompt_too_long", "9000 tokens")
+    assert refusal(await ask(client, stream=True)) == (400, "prompt_too_long")
+
+
+async def test_what_fails_in_the_middle_of_a_stream_is_its_last_event(
+    client: httpx.AsyncClient, model: Instant
+) -> None:
+    model.fails_after = "l"
+    chunks = await read_stream(client, content="hello")
+    said = [chunk for chunk in chunks if "error" in chunk]
+    assert [chunk["error"]["code"] for chunk in said] == ["out_of_memory"]
+    assert chunks[-1] is said[0]
+
+
+@pytest.mark.parametrize("stream", [False, True])
+async def test_a_client_that_left_ends_its_generation(model: Instant, tmp_path: Path, stream: bool) -> None:
     model.may_answer.clear()
     app = serve(tmp_path, lambda spec: model)
     async with connect(app) as client:
         await until_healthy(client)
-    body = json.dumps({"model": SPEC.name, "messages": [{"role": "user", "content": "long"}]}).encode()
+    messages = [{"role": "user", "content": "long"}]
+    body = json.dumps({"model": SPEC.name, "messages": messages, "stream": stream}).encode()
     coming = [{"type": "http.request", "body": body}, {"type": "http.disconnect"}]
     sent: list[Any] = []
 
@@ -268,7 +381,6 @@ async def test_a_client_that_left_ends_its_generation(model: Instant, tmp_path: 
     scope = {"type": "http", "method": "POST", "path": "/v1/chat/completions", "headers": [], "query_string": b""}
     await asyncio.wait_for(app(scope, receive, send), 5)
     assert sent[0]["status"] == 499
-    assert model.at_once == 0
     assert model.seen == []
 
 
