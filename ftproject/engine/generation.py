@@ -1,8 +1,8 @@
-"""Generates answers for many rows: batches of similar length, halved when memory runs out, never changing a result."""
+"""Generates answers for many rows: batches of similar length, sized by memory, never changing a result."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,17 +12,67 @@ from ftproject.engine.configs import GenerationParams
 from ftproject.engine.conversations import ResolvedConversation
 from ftproject.engine.models import is_out_of_memory
 
-BatchDone = Callable[[list[tuple[ResolvedConversation, Generation]]], None]
+# So many whole batches after one that did not fit, a batch of twice the size is tried again; each failure doubles it.
+PATIENCE = 8
+LONGEST_PATIENCE = 128
+
+Answers = list[tuple[ResolvedConversation, Generation]]
+BatchDone = Callable[[Answers], None]
+RowFailed = Callable[[ResolvedConversation, str], None]
 
 
 @dataclass
 class EvaluationOutcome:
-    """What became of the rows: how many answered, which could not, and whether the run was stopped."""
+    """What became of the rows: how many answered, which could not, and whether the run was stopped.
+
+    `smallest_batch` is the fewest rows that a batch was cut down to for lack of memory.
+    """
 
     answered: int = 0
     failed: list[SkippedRow] = field(default_factory=list)
     stopped: bool = False
     smallest_batch: int = 0
+    out_of_memory: int = 0
+
+
+class BatchSize:
+    """How many rows the next batch takes: at most `rows`, and at most `tokens` with padding and answers counted.
+
+    What does not fit into memory is halved. After some whole batches that fit, the size doubles again, up to where
+    it began: memory that another program held for a moment must not slow the rest of a night. Each try that fails
+    doubles the wait, so what never fits costs little.
+    """
+
+    def __init__(self, rows: int, tokens: int | None = None) -> None:
+        self.rows = rows
+        self.tokens = tokens
+        self._ceiling = tokens
+        self._fitted = 0
+        self._grown = False
+        self._patience = PATIENCE
+
+    def take(self, longest: int, new_tokens: int) -> int:
+        """How many rows of at most `longest` tokens the next batch takes; at least one."""
+        if self.tokens is None:
+            return self.rows
+        return max(1, min(self.rows, self.tokens // (longest + new_tokens)))
+
+    def failed(self, rows: int, longest: int) -> None:
+        """A batch of so many tokens did not fit."""
+        self._ceiling = self._ceiling or self.rows * longest
+        self.tokens = max(1, rows * longest // 2)
+        if self._grown:
+            self._patience = min(2 * self._patience, LONGEST_PATIENCE)
+        self._fitted, self._grown = 0, False
+
+    def fitted(self, rows: int, longest: int) -> None:
+        """A batch fitted; it counts when it was as large as allowed."""
+        if self.tokens is None or self.tokens == self._ceiling or (rows + 1) * longest <= self.tokens:
+            return
+        self._fitted += 1
+        if self._fitted >= self._patience:
+            self._fitted, self._grown = 0, True
+            self.tokens = min(2 * self.tokens, self._ceiling or 2 * self.tokens)
 
 
 def evaluate_rows(
@@ -35,68 +85,140 @@ def evaluate_rows(
     on_batch: BatchDone,
     should_stop: Callable[[], bool] = lambda: False,
 ) -> EvaluationOutcome:
-    """Answers every row and hands each finished batch to `on_batch`, longest rows first.
-
-    Batches hold rows of similar length, so little is padded; the longest come first, so a batch that does not fit
-    in memory fails at once. It is then halved, and the size stays halved. While a batch is generated, a thread
-    prepares the next one's images. A row that cannot be answered (unreadable image, too long) is reported in
-    `failed` and stops nothing. Raises EngineError out_of_memory when a single row does not fit.
-    """
-    outcome = EvaluationOutcome(smallest_batch=batch_size)
-    order = sorted(rows, key=_length, reverse=True)
-    with ThreadPoolExecutor(max_workers=1) as preparer:
-        start = 0
-        while start < len(order):
-            if should_stop():
-                outcome.stopped = True
-                break
-            size = outcome.smallest_batch
-            batch, coming = order[start : start + size], order[start + size : start + 2 * size]
-            prepared = preparer.submit(model.preload, coming, adapter=adapter)
-            done = _answer(model, batch, params, adapter, outcome)
-            prepared.result()
-            on_batch(done)
-            outcome.answered += len(done)
-            start += len(batch)
+    """Answers every row of a list, see `answer_windows`; rows that cannot be answered are in `failed`."""
+    failed: list[SkippedRow] = []
+    outcome = answer_windows(
+        model,
+        [rows],
+        params,
+        adapter=adapter,
+        batch_size=batch_size,
+        on_batch=on_batch,
+        on_failed=lambda row, reason: failed.append(SkippedRow(row.conversation.index, reason)),
+        should_stop=should_stop,
+    )
+    outcome.failed = failed
     return outcome
 
 
-def _length(row: ResolvedConversation) -> tuple[int, int, int]:
-    """What decides a row's token count, cheaply; the index makes the order the same in every run."""
-    conversation = row.conversation
-    return len(row.image_paths), len(conversation.prompt), -conversation.index
-
-
-def _answer(
+def answer_windows(
     model: LoadedModel,
-    batch: Sequence[ResolvedConversation],
+    windows: Iterable[Sequence[ResolvedConversation]],
     params: GenerationParams,
+    *,
     adapter: Path | None,
-    outcome: EvaluationOutcome,
-) -> list[tuple[ResolvedConversation, Generation]]:
-    """The batch's answers; split in halves on lack of memory, row by row when one of its rows is unusable."""
-    try:
-        return list(zip(batch, model.generate(batch, params, adapter=adapter), strict=True))
-    except RowError as error:
-        if len(batch) == 1:
-            outcome.failed.append(SkippedRow(batch[0].conversation.index, error.message))
-            return []
-        half = (len(batch) + 1) // 2
-    except RuntimeError as error:
-        if not is_out_of_memory(error):
-            raise
-        if len(batch) == 1:
-            index = batch[0].conversation.index
-            raise EngineError("out_of_memory", f"row {index} alone does not fit into memory") from error
-        half = (len(batch) + 1) // 2
-        outcome.smallest_batch = min(outcome.smallest_batch, half)
-    _free_memory()
-    parts = (batch[:half], batch[half:])
-    return [answer for part in parts for answer in _answer(model, part, params, adapter, outcome)]
+    batch_size: int,
+    on_batch: BatchDone,
+    on_failed: RowFailed,
+    should_stop: Callable[[], bool] = lambda: False,
+) -> EvaluationOutcome:
+    """Answers the rows of each window, longest first, and hands every finished batch to `on_batch`.
+
+    Batches hold rows of similar length, so little is padded, and at most `batch_size` rows and the tokens that
+    memory holds. The longest come first, so a batch that does not fit fails early; it is halved (`BatchSize`). While
+    a batch is generated, a thread prepares the next one's images. A row that cannot be answered (unreadable image,
+    too long, too large for memory on its own) is handed to `on_failed` and stops nothing. Only one window is held.
+    """
+    answering = Answering(model, params, adapter, BatchSize(batch_size, model.batch_tokens()), on_batch, on_failed)
+    with ThreadPoolExecutor(max_workers=1, thread_name_prefix="preload") as preparer:
+        for window in windows:
+            if not answering.answer(window, preparer, should_stop):
+                answering.outcome.stopped = True
+                break
+    return answering.outcome
 
 
-def _free_memory() -> None:
+class Answering:
+    """The state of one run over its windows."""
+
+    def __init__(
+        self,
+        model: LoadedModel,
+        params: GenerationParams,
+        adapter: Path | None,
+        size: BatchSize,
+        on_batch: BatchDone,
+        on_failed: RowFailed,
+    ) -> None:
+        self.model, self.params, self.adapter, self.size = model, params, adapter, size
+        self.on_batch, self.on_failed = on_batch, on_failed
+        self.outcome = EvaluationOutcome(smallest_batch=size.rows)
+
+    def answer(
+        self, window: Sequence[ResolvedConversation], preparer: ThreadPoolExecutor, should_stop: Callable[[], bool]
+    ) -> bool:
+        """False when a stop came before the window's last batch."""
+        lengths = self.model.prompt_lengths(window, adapter=self.adapter)
+        # The index makes the order the same in every run.
+        order = sorted(range(len(window)), key=lambda place: (-lengths[place], window[place].conversation.index))
+        rows, sizes = [window[place] for place in order], [lengths[place] for place in order]
+        # Rows without a length cannot be encoded: on its own such a row spoils no batch.
+        usable = len(sizes) - sizes.count(0)
+        for row in rows[usable:]:
+            self._hand_over(self._batch([row], 0))
+        rows, start = rows[:usable], 0
+        while start < len(rows):
+            if should_stop():
+                return False
+            count = self.size.take(sizes[start], self.params.max_new_tokens)
+            batch, coming = rows[start : start + count], rows[start + count : start + 2 * count]
+            prepared = preparer.submit(self.model.preload, coming, adapter=self.adapter)
+            done = self._batch(batch, sizes[start])
+            prepared.result()
+            self._hand_over(done)
+            start += len(batch)
+        return True
+
+    def _hand_over(self, done: Answers) -> None:
+        if done:
+            self.on_batch(done)
+            self.outcome.answered += len(done)
+
+    def _batch(self, batch: Sequence[ResolvedConversation], longest: int) -> Answers:
+        """The batch's answers; in smaller parts on lack of memory, halved until an unusable row is found."""
+        padded = longest + self.params.max_new_tokens
+        try:
+            answers = self.model.generate(batch, self.params, adapter=self.adapter)
+        except RowError as error:
+            if len(batch) == 1:
+                self.on_failed(batch[0], error.message)
+                return []
+            smaller = (len(batch) + 1) // 2
+        except (RuntimeError, MemoryError) as error:
+            if isinstance(error, EngineError) or not is_out_of_memory(error):
+                raise
+            self.size.failed(len(batch), padded)
+            if len(batch) == 1:
+                self._does_not_fit(batch[0])
+                return []
+            smaller = len(batch) // 2
+            self.outcome.smallest_batch = min(self.outcome.smallest_batch, smaller)
+        else:
+            self.size.fitted(len(batch), padded)
+            return list(zip(batch, answers, strict=True))
+        free_memory()
+        return self._parts(batch, longest, smaller)
+
+    def _parts(self, batch: Sequence[ResolvedConversation], longest: int, count: int) -> Answers:
+        """The batch in parts of `count` rows, fewer where memory turns out to hold fewer."""
+        answers: Answers = []
+        while batch:
+            now = min(count, self.size.take(longest, self.params.max_new_tokens))
+            answers += self._batch(batch[:now], longest)
+            batch = batch[now:]
+        return answers
+
+    def _does_not_fit(self, row: ResolvedConversation) -> None:
+        self.outcome.out_of_memory += 1
+        self.on_failed(row, "the row does not fit into memory, not even alone: lower max_pixels or max_new_tokens")
+
+
+def free_memory() -> None:
+    """Gives cached device memory back; outside the except block, whose traceback still holds the failed tensors."""
+    import gc
+
     import torch
 
     if torch.cuda.is_available():
+        gc.collect()
         torch.cuda.empty_cache()

@@ -14,6 +14,7 @@ from typing import Any
 from ftproject.engine.adapters import AdapterError, check_adapter_fits, read_adapter_info
 from ftproject.engine.answering import ChatAnswer, ChatRequest, answer_chats
 from ftproject.engine.backends.base import EngineError, FinishReason, Generation, RowError
+from ftproject.engine.batch_memory import free_memory_bytes, tokens_that_fit
 from ftproject.engine.configs import GenerationParams
 from ftproject.engine.conversations import ResolvedConversation
 from ftproject.engine.decoding import DecodedRow, DecodingRequest, decode_batch
@@ -75,6 +76,28 @@ class ResidentModel:
                 for path in conversation.image_paths:
                     with suppress(EngineError):
                         view.pixels.get(path)
+
+    def prompt_lengths(
+        self, conversations: Sequence[ResolvedConversation], *, adapter: Path | None = None
+    ) -> list[int]:
+        """Tokens of each prompt, images included; 0 for one that cannot be encoded: `generate` says why."""
+
+        def length(conversation: ResolvedConversation) -> int:
+            try:
+                return len(self.encode(conversation, adapter=adapter))
+            except EngineError:
+                return 0
+
+        return [length(conversation) for conversation in conversations]
+
+    def batch_tokens(self) -> int:
+        """Padded tokens of prompts and answers that fit into memory at once, estimated."""
+        return tokens_that_fit(
+            self._model.config,
+            free_bytes=free_memory_bytes(self.device),
+            element_size=self._model.dtype.itemsize,
+            on_cpu=self.device == "cpu",
+        )
 
     def _view_of(self, adapter: Path | None) -> ImageView:
         """Images as the adapter saw them in training; the base sees them by the rule it was loaded with."""

@@ -1,28 +1,48 @@
 """Many rows in batches: the answers of one by one, whatever fails or runs short on the way."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import pytest
 
-from ftproject.engine.backends.base import EngineError, Generation, RowError
+from ftproject.engine.backends.base import Generation, RowError
 from ftproject.engine.configs import GenerationParams
 from ftproject.engine.conversations import ResolvedConversation
-from ftproject.engine.generation import EvaluationOutcome, evaluate_rows
+from ftproject.engine.generation import EvaluationOutcome, answer_windows, evaluate_rows
 from ftproject.engine.resident import ResidentModel
 from tests.engine.conftest import TrainedAdapter
 from tests.engine.support import SHORT, row, save_image
 
 
 class CountingModel:
-    """Answers with the row's index, notes each batch, and fails as told."""
+    """Answers with the row's index, notes each batch, and fails as told; a character of a prompt is a token.
+
+    `fits` is how many tokens memory holds; `roomy_after` batches it holds as many as one likes.
+    """
 
     model_name, device = "counting", "cpu"
 
-    def __init__(self, fits: int = 1000, broken: Sequence[int] = (), error: Exception | None = None) -> None:
-        self.fits, self.broken, self.error = fits, broken, error
+    def __init__(
+        self,
+        fits: int = 10**9,
+        broken: Sequence[int] = (),
+        error: Exception | None = None,
+        budget: int | None = None,
+        roomy_after: int | None = None,
+    ) -> None:
+        self.fits, self.broken, self.error, self.budget = fits, broken, error, budget
+        self.roomy_after = roomy_after
         self.batches: list[list[int]] = []
         self.preloaded: list[int] = []
+        self.failures = 0
+
+    def prompt_lengths(
+        self, conversations: Sequence[ResolvedConversation], *, adapter: Path | None = None
+    ) -> list[int]:
+        return [len(item.conversation.prompt) for item in conversations]
+
+    def batch_tokens(self) -> int | None:
+        return self.budget
 
     def preload(self, conversations: Sequence[ResolvedConversation], *, adapter: Path | None = None) -> None:
         self.preloaded += [item.conversation.index for item in conversations]
@@ -40,7 +60,11 @@ class CountingModel:
         indices = [item.conversation.index for item in conversations]
         if self.error is not None:
             raise self.error
-        if len(indices) > self.fits:
+        if self.roomy_after is not None and len(self.batches) >= self.roomy_after:
+            self.fits = 10**9
+        longest = max(len(item.conversation.prompt) for item in conversations)
+        if len(indices) * (longest + params.max_new_tokens) > self.fits:
+            self.failures += 1
             raise torch.OutOfMemoryError("CUDA out of memory")
         if set(indices) & set(self.broken):
             raise RowError("image_corrupt", "the image is damaged")
@@ -56,8 +80,17 @@ class CountingModel:
 def evaluate(
     model: CountingModel, count: int, batch_size: int, should_stop: Callable[[], bool] = lambda: False
 ) -> tuple[EvaluationOutcome, dict[int, str]]:
-    answers: dict[int, str] = {}
     rows = [row(number, prompt="x" * (number % 7 + 1)) for number in range(count)]
+    return evaluate_all(model, rows, batch_size, should_stop)
+
+
+def evaluate_all(
+    model: CountingModel,
+    rows: Sequence[ResolvedConversation],
+    batch_size: int,
+    should_stop: Callable[[], bool] = lambda: False,
+) -> tuple[EvaluationOutcome, dict[int, str]]:
+    answers: dict[int, str] = {}
     outcome = evaluate_rows(
         model,
         rows,
@@ -132,18 +165,82 @@ def test_every_row_is_answered_once_with_rows_of_similar_length_together() -> No
     assert sorted(model.preloaded) == sorted(number for batch in model.batches[1:] for number in batch)
 
 
-def test_a_batch_that_does_not_fit_is_halved_for_good_and_no_row_is_lost() -> None:
-    model = CountingModel(fits=3)
+def test_a_batch_that_does_not_fit_is_halved_and_no_row_is_lost() -> None:
+    model = CountingModel(fits=3 * 15)
     outcome, answers = evaluate(model, 20, 16)
     assert len(answers) == 20
     assert outcome.smallest_batch == 2
-    assert max(len(batch) for batch in model.batches) <= 3
+    assert max(len(batch) for batch in model.batches) <= 4
+    assert model.failures <= 4
 
 
-def test_a_row_that_does_not_fit_alone_ends_the_run_with_its_number() -> None:
-    with pytest.raises(EngineError, match="row 6 alone") as caught:
-        evaluate(CountingModel(fits=0), 8, 4)
-    assert caught.value.code == "out_of_memory"
+def test_a_row_that_does_not_fit_alone_is_reported_and_the_others_are_answered() -> None:
+    model = CountingModel(fits=2 * (6 + SHORT.max_new_tokens))
+    rows = [row(number, prompt="x" * (200 if number == 4 else 6)) for number in range(9)]
+    outcome, answers = evaluate_all(model, rows, 4)
+    assert [item.index for item in outcome.failed] == [4]
+    assert "not even alone" in outcome.failed[0].reason
+    assert (outcome.out_of_memory, sorted(answers)) == (1, [0, 1, 2, 3, 5, 6, 7, 8])
+
+
+def test_a_model_for_which_no_row_fits_reports_every_row() -> None:
+    outcome, answers = evaluate(CountingModel(fits=0), 8, 4)
+    assert (len(outcome.failed), outcome.out_of_memory, outcome.answered, answers) == (8, 8, 0, {})
+
+
+def test_memory_that_was_short_for_a_while_does_not_slow_the_rest() -> None:
+    model = CountingModel(fits=4 * 14, roomy_after=4)
+    _, answers = evaluate(model, 2000, 32)
+    sizes = [len(batch) for batch in model.batches]
+    assert len(answers) == 2000
+    assert max(sizes[:4]) <= 4
+    assert sizes[-2] == 32
+
+
+def test_what_never_fits_is_tried_again_ever_more_rarely() -> None:
+    model = CountingModel(fits=8 * 15)
+    evaluate(model, 4000, 32)
+    assert len(model.batches) >= 400
+    assert model.failures <= 8
+
+
+def test_a_batch_takes_the_tokens_that_fit_and_long_rows_fewer_at_once() -> None:
+    model = CountingModel(budget=400)
+    rows = [row(number, prompt="x" * (92 if number < 10 else 12)) for number in range(60)]
+    _, answers = evaluate_all(model, rows, 16)
+    assert len(answers) == 60
+    assert [len(batch) for batch in model.batches] == [4, 4, 4, 16, 16, 16]
+
+
+def test_a_row_beyond_the_budget_is_tried_alone() -> None:
+    model = CountingModel(budget=5)
+    _, answers = evaluate(model, 3, 16)
+    assert [len(batch) for batch in model.batches] == [1, 1, 1]
+    assert len(answers) == 3
+
+
+def test_windows_are_taken_one_at_a_time_and_only_when_the_one_before_is_answered() -> None:
+    model, taken = CountingModel(), []
+
+    def windows() -> Iterator[list[ResolvedConversation]]:
+        for start in (0, 10, 20):
+            taken.append((start, sum(map(len, model.batches))))
+            yield [row(number, prompt="x") for number in range(start, start + 10)]
+
+    outcome = answer_windows(
+        model, windows(), SHORT, adapter=None, batch_size=8, on_batch=lambda _: None, on_failed=lambda *_: None
+    )
+    assert taken == [(0, 0), (10, 10), (20, 20)]
+    assert outcome.answered == 30
+
+
+def test_a_row_that_cannot_be_encoded_is_on_its_own_and_spoils_no_batch() -> None:
+    model = CountingModel(broken=[5])
+    rows = [row(number, prompt="" if number == 5 else "xx") for number in range(8)]
+    outcome, answers = evaluate_all(model, rows, 8)
+    assert [item.index for item in outcome.failed] == [5]
+    assert [len(batch) for batch in model.batches] == [7]
+    assert len(answers) == 7
 
 
 def test_broken_rows_are_found_by_halving_and_do_not_shrink_later_batches() -> None:
