@@ -11,14 +11,16 @@ from datasets_app.models import Dataset
 from datasets_app.preparation import prepare_rows
 from ftproject.core.models import Event
 from ftproject.core.storage import models_dir
-from ftproject.engine.backends.base import TrainingCallbacks, TrainingJob, TrainingProgress, TrainingResult
+from ftproject.engine.backends.base import TrainingCallbacks, TrainingJob, TrainingResult
 from ftproject.engine.backends.fake import FakeBackend
 from ftproject.engine.configs import TINY_MODEL_PATH
 from tests.training_app.test_start import refused
 from tests.training_app.world import (
+    TEN_STEPS,
     After,
     Api,
     claimed,
+    die_after,
     load_dataset,
     numbered_rows,
     queued,
@@ -33,7 +35,6 @@ from training_app.models import Adapter, TrainingRun
 from training_app.services import delete_run, stop_training
 
 RUNS = "/api/training/runs"
-TEN_STEPS = {"sft_config": {"max_steps": 10, "save_steps": 4}}
 
 
 def resume_run(api: Api, run: TrainingRun, **headers: str) -> Any:
@@ -49,39 +50,6 @@ def resumed(api: Api, run: TrainingRun) -> TrainingRun:
 def facts(api: Api, run: TrainingRun) -> dict[str, Any]:
     body: dict[str, Any] = api.get(f"{RUNS}/{run.pk}").json()
     return body
-
-
-class PowerCutError(Exception):
-    """Ends the training in the middle, as a kill would, as far as the row is concerned."""
-
-
-def die_after(monkeypatch: pytest.MonkeyPatch, step: int) -> None:
-    """The next trainings end right after this step was reported."""
-    plain = FakeBackend.train
-
-    class Cut:
-        def __init__(self, callbacks: TrainingCallbacks) -> None:
-            self.callbacks = callbacks
-
-        def __getattr__(self, name: str) -> Any:
-            return getattr(self.callbacks, name)
-
-        def on_progress(self, progress: TrainingProgress) -> None:
-            self.callbacks.on_progress(progress)
-            if progress.step >= step:
-                raise PowerCutError(f"no power at step {progress.step}")
-
-    monkeypatch.setattr(FakeBackend, "train", lambda self, job, callbacks: plain(self, job, Cut(callbacks)))
-
-
-@pytest.fixture
-def dead(api: Api, dataset: Dataset, monkeypatch: pytest.MonkeyPatch) -> TrainingRun:
-    """A run that died at step 6 with a checkpoint at step 4."""
-    with monkeypatch.context() as patch:
-        die_after(patch, 6)
-        run = run_process(queued(api, **TEN_STEPS))
-    assert (run.status, run.current_step) == ("error", 6)
-    return run
 
 
 @pytest.fixture

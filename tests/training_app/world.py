@@ -16,12 +16,13 @@ from datasets_app.services import dataset_import, mapping_set
 from ftproject.core.jobs import Job, claim_job
 from ftproject.core.run_context import execute
 from ftproject.core.tasks import run_next_job
-from ftproject.engine.backends.base import TrainingCallbacks, TrainingJob, TrainingResult
+from ftproject.engine.backends.base import TrainingCallbacks, TrainingJob, TrainingProgress, TrainingResult
 from ftproject.engine.backends.fake import FakeBackend
 from training_app.models import TrainingRun
 from training_app.runner import execute_training
 
 Row = tuple[str, str, str]
+TEN_STEPS: dict[str, Any] = {"sft_config": {"max_steps": 10, "save_steps": 4}}
 
 
 def picture(shade: int) -> str:
@@ -162,3 +163,26 @@ def train_with(
 ) -> None:
     """Puts another way of training at the engine's seam."""
     monkeypatch.setattr(FakeBackend, "train", lambda self, job, callbacks: train(job, callbacks))
+
+
+class PowerCutError(Exception):
+    """Ends the training in the middle, as a kill would, as far as the row is concerned."""
+
+
+def die_after(monkeypatch: pytest.MonkeyPatch, step: int) -> None:
+    """The next trainings end right after this step was reported."""
+    plain = FakeBackend.train
+
+    class Cut:
+        def __init__(self, callbacks: TrainingCallbacks) -> None:
+            self.callbacks = callbacks
+
+        def __getattr__(self, name: str) -> Any:
+            return getattr(self.callbacks, name)
+
+        def on_progress(self, progress: TrainingProgress) -> None:
+            self.callbacks.on_progress(progress)
+            if progress.step >= step:
+                raise PowerCutError(f"no power at step {progress.step}")
+
+    monkeypatch.setattr(FakeBackend, "train", lambda self, job, callbacks: plain(self, job, Cut(callbacks)))

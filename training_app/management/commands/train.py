@@ -15,9 +15,12 @@ from ftproject.core.jobs import Job
 from ftproject.core.waiting import JobKindView, JobsWait
 from ftproject.engine.configs import LoraSettings, ModelConfig, SftSettings, TrainingOptions
 from ftproject.engine.fields import field_type
+from training_app.checkpoints import resumability
+from training_app.continuation import origin_of
 from training_app.models import TrainingRun
-from training_app.selectors import adapter_of, run_progress
-from training_app.services import start_training, stop_training
+from training_app.resume import resume_training
+from training_app.selectors import adapter_of, get_run, run_progress
+from training_app.services import StartedRun, start_training, stop_training
 
 SECTIONS: tuple[tuple[str | None, type], ...] = (
     ("model_config_data", ModelConfig),
@@ -33,6 +36,7 @@ class Command(BaseCommand):
 
     def add_arguments(self, parser: ArgumentParser) -> None:
         parser.add_argument("--dataset", type=int, metavar="ID", help="dataset to train on (default: the current one)")
+        parser.add_argument("--resume", type=int, metavar="RUN", help="go on with a run that was stopped or died")
         parser.add_argument("--config", type=Path, metavar="FILE.json", help="the body of POST /api/training/start")
         seen: set[str] = set()
         for section, cls in SECTIONS:
@@ -44,16 +48,20 @@ class Command(BaseCommand):
 
     def handle(self, *args: Any, **options: Any) -> None:
         try:
-            started = start_training(body=body_of(options))
+            started = begin(body_of(options), resumed=options["resume"])
         except ProductError as error:
             raise CommandError(describe(error)) from error
         for warning in started.run.warnings:
             self.stderr.write(f"Note: {warning}")
         self.stdout.write(f"Run {started.run.pk}: {started.run.model_name} on {started.run.device}")
+        if origin := origin_of(started.run):
+            self.stdout.write(origin)
         JobsWait({"train": started.run}, TRAINING_VIEW, Console(stderr=True)).until_ended()
         self.conclude(started.run)
 
     def conclude(self, run: TrainingRun) -> None:
+        if resumability(run).checkpoint is not None:
+            self.stderr.write(f"Go on with it: manage.py train --resume {run.pk}")
         adapter = adapter_of(run)
         if run.status != Job.Status.COMPLETED or adapter is None:
             self.stderr.write(self.style.ERROR(f"Run {run.pk} failed: {run.error or 'it left no adapter'}"))
@@ -62,6 +70,14 @@ class Command(BaseCommand):
         loss = "" if run.loss is None else f", loss {run.loss:.4g}"
         self.stdout.write(f"{run.current_step} of {run.total_steps} steps{early}{loss}")
         self.stdout.write(str(adapter.path))
+
+
+def begin(body: dict[str, Any], *, resumed: int | None) -> StartedRun:
+    if resumed is None:
+        return start_training(body=body)
+    if body:
+        raise CommandError(f"--resume takes everything from run {resumed}; leave out {', '.join(sorted(body))}.")
+    return resume_training(run=get_run(run_id=resumed))
 
 
 def add_setting(group: Any, cls: type, item: Field[Any]) -> None:
