@@ -1,6 +1,6 @@
 """Decides everything about a run before it is queued, so that what cannot work is refused before any GPU time."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from typing import Any
 
@@ -11,7 +11,7 @@ from datasets_app.selectors import iter_rows, require_ready_dataset
 from evaluation_app.models import EvaluationRun
 from evaluation_app.splits import rows_in_scope
 from ftproject.core.errors import InvalidInputError
-from ftproject.engine.classification import known_labels, parse_label
+from ftproject.engine.classification import TooManyLabelsError, known_labels, parse_label
 from ftproject.engine.configs import (
     EVALUATION_GENERATION,
     ConfigError,
@@ -22,6 +22,8 @@ from ftproject.engine.configs import (
     TrainingConfig,
     parse_generation_params,
 )
+from ftproject.engine.labels import MOST_SCORED_LABELS
+from ftproject.engine.metrics import ScoringOptions, parse_scoring_options
 from training_app.configuration import device_name, refusal, resolve_config
 from training_app.models import Adapter
 from training_app.selectors import find_adapter, find_effective_adapter
@@ -41,12 +43,16 @@ class EvaluationRequest:
     rows: str = EvaluationRun.Rows.ALL
     classification_mode: bool = False
     positive_label: str | None = None
+    metrics: Sequence[str | Mapping[str, Any]] | None = None
+    normalization: Mapping[str, Any] | None = None
+    confidence: bool = False
     generation_params: Mapping[str, Any] | None = None
 
 
 def plan_run(request: EvaluationRequest) -> EvaluationRun:
     """The unsaved run that this request asks for; raises a ProductError for anything that cannot work."""
     params = read_generation_params(request.generation_params)
+    scoring = read_scoring_options(request)
     dataset, mapping = require_ready_dataset(dataset_id=request.dataset_id)
     adapter = find_effective_adapter(reference=request.adapter_path)
     split_adapter = choose_split_adapter(adapter, request.split_adapter)
@@ -65,12 +71,13 @@ def plan_run(request: EvaluationRequest) -> EvaluationRun:
         if request.classification_mode
         else EvaluationRun.EvalMode.TOKEN,
         positive_label=request.positive_label,
+        metric_options=scoring.to_dict(),
         sample_limit=request.sample_limit,
         rows=request.rows,
         generation_params=asdict(params),
     )
     run.total = len(rows_in_scope(run))
-    check_positive_label(request, dataset, mapping)
+    check_labels(request, scoring, dataset, mapping)
     return run
 
 
@@ -79,6 +86,20 @@ def read_generation_params(given: Mapping[str, Any] | None) -> GenerationParams:
         return parse_generation_params(given, EVALUATION_GENERATION)
     except ConfigError as exc:
         raise refusal(exc) from exc
+
+
+def read_scoring_options(request: EvaluationRequest) -> ScoringOptions:
+    try:
+        scoring = parse_scoring_options(request.metrics, request.normalization, confidence=request.confidence)
+    except ConfigError as exc:
+        raise refusal(exc) from exc
+    if scoring.confidence and not request.classification_mode:
+        raise InvalidInputError(
+            "confidence is for classification_mode only: it is the probability of one label among the others.",
+            code="confidence_unused",
+            hint="Set classification_mode to true, or leave confidence out.",
+        )
+    return scoring
 
 
 def choose_split_adapter(adapter: Adapter | None, reference: str | int | None) -> Adapter | None:
@@ -128,19 +149,34 @@ def trained_model_settings(adapter: Adapter | None) -> dict[str, Any]:
     return {name: trained[name] for name in MODEL_SETTINGS if name in trained}
 
 
-def check_positive_label(request: EvaluationRequest, dataset: Dataset, mapping: ColumnMapping) -> None:
-    """A label that no row has would otherwise be noticed only when the whole run is over."""
-    if request.positive_label is None:
-        return
+def check_labels(request: EvaluationRequest, scoring: ScoringOptions, dataset: Dataset, mapping: ColumnMapping) -> None:
+    """What cannot be classified would otherwise be noticed only when the whole run is over."""
     if not request.classification_mode:
-        raise InvalidInputError(
-            "positive_label is for classification_mode only.",
-            code="positive_label_unused",
-            hint="Set classification_mode to true, or leave positive_label out.",
-        )
+        if request.positive_label is not None:
+            raise InvalidInputError(
+                "positive_label is for classification_mode only.",
+                code="positive_label_unused",
+                hint="Set classification_mode to true, or leave positive_label out.",
+            )
+        return
     column = mapping.ground_truth_column or mapping.response_column
-    labels = known_labels([row[column] for _, row in iter_rows(dataset=dataset, columns=[column])])
-    if parse_label(request.positive_label, labels) is None:
+    truths = (row[column] for _, row in iter_rows(dataset=dataset, columns=[column]))
+    try:
+        labels = known_labels(scoring.label_text(truth) for truth in truths)
+    except TooManyLabelsError as exc:
+        raise InvalidInputError(
+            f"Column {column!r} is no column of labels: {exc}.",
+            code="too_many_labels",
+            hint="Leave classification_mode false; exact match and the token metrics need no labels.",
+        ) from exc
+    if scoring.confidence and len(labels) > MOST_SCORED_LABELS:
+        raise InvalidInputError(
+            f"confidence asks the model for each label of each row; {len(labels)} labels are more than "
+            f"{MOST_SCORED_LABELS}.",
+            code="too_many_labels",
+            hint="Leave confidence out.",
+        )
+    if request.positive_label is not None and parse_label(request.positive_label, labels) is None:
         raise InvalidInputError(
             f"positive_label {request.positive_label!r} is no label of column {column!r}.",
             code="unknown_positive_label",

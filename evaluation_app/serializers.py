@@ -12,6 +12,7 @@ from ftproject.core.pagination import PageSerializer
 from ftproject.core.serializers import StrictBooleanField, StrictCharField, StrictIntegerField, StrictSerializer
 from ftproject.engine.fields import section_schema
 from ftproject.engine.hyperparameters import EVALUATION_GENERATION, GenerationParams
+from ftproject.engine.metrics import metric_schema, normalization_schema
 from training_app.fields import GENERATION_HELP, AdapterReferenceField, GenerationParamsField
 
 LARGEST_LIMIT = 1_000_000_000
@@ -28,6 +29,16 @@ def generation_schema() -> dict[str, Any]:
 @extend_schema_field(generation_schema())
 class GreedyParamsField(GenerationParamsField):
     """The same with evaluation's defaults in the schema."""
+
+
+@extend_schema_field({"type": "array", "items": metric_schema()})
+class MetricsField(GenerationParamsField):
+    """Checked by the engine, where names, ranges and defaults live."""
+
+
+@extend_schema_field(normalization_schema())
+class NormalizationField(GenerationParamsField):
+    """Checked by the engine."""
 
 
 class RunEvaluationSerializer(StrictSerializer):
@@ -48,6 +59,17 @@ class RunEvaluationSerializer(StrictSerializer):
     classification_mode = StrictBooleanField(default=False, help_text="Adds classification figures.")
     positive_label = StrictCharField(
         default=None, allow_null=True, max_length=200, help_text="The positive one of two labels."
+    )
+    metrics = MetricsField(
+        default=None,
+        allow_null=True,
+        help_text="Further metrics, by name or with parameters; exact match and the token metrics always stand.",
+    )
+    normalization = NormalizationField(
+        default=None, allow_null=True, help_text="What is done to both texts before any metric; kept on the run."
+    )
+    confidence = StrictBooleanField(
+        default=False, help_text="With classification_mode: the probability of each label, one forward pass a label."
     )
     generation_params = GreedyParamsField(default=None, allow_null=True)
     dataset_id = StrictIntegerField(
@@ -139,6 +161,7 @@ class EvaluationRunDetailSerializer(EvaluationRunSerializer):
     eta = serializers.FloatField(source="eta_seconds", allow_null=True)
     elapsed_seconds = serializers.FloatField(allow_null=True)
     generation_params = serializers.DictField()
+    metric_options = serializers.DictField(help_text="Metrics with their parameters, normalization, confidence.")
     model_settings = serializers.DictField(help_text="How the base model was loaded.")
     warnings = serializers.ListField(child=serializers.CharField())
     queue_position = serializers.SerializerMethodField()
@@ -151,6 +174,7 @@ class EvaluationRunDetailSerializer(EvaluationRunSerializer):
             "dataset",
             "mapping_version",
             "positive_label",
+            "metric_options",
             "generation_params",
             "model_settings",
             "backend",
@@ -190,6 +214,14 @@ class SampleQuerySerializer(PageSerializer):
 
 
 class SampleSerializer(serializers.ModelSerializer[Sample]):
+    scores = serializers.DictField(
+        child=serializers.FloatField(allow_null=True), help_text="The run's named metrics; null where undefined."
+    )
+    score_details = serializers.DictField(help_text="What the run's figures are summed from, by metric.")
+    label_probabilities = serializers.DictField(
+        child=serializers.FloatField(), allow_null=True, help_text="With confidence: every label's probability."
+    )
+
     class Meta:
         model = Sample
         fields = (
@@ -204,7 +236,11 @@ class SampleSerializer(serializers.ModelSerializer[Sample]):
             "skipped",
             "skipped_reason",
             "seen_in_training",
+            "scores",
+            "score_details",
             "label",
+            "confidence",
+            "label_probabilities",
             "finish_reason",
             "prompt_tokens",
             "completion_tokens",

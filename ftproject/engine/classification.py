@@ -1,21 +1,30 @@
-"""Classification figures from free-text answers: labels read from text, scikit-learn's counts over them."""
+"""Classification figures from free-text answers: scikit-learn's own over counts, so memory does not grow with rows."""
 
 from __future__ import annotations
 
 import math
-import re
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from ftproject.engine.metrics import normalised_text, strip_punctuation
+from ftproject.engine.labels import TooManyLabelsError, known_labels, label_of, parse_label
 
-POSITIVE_WORDS = frozenset({"yes", "true", "1"})
-NEGATIVE_WORDS = frozenset({"no", "false", "0"})
+__all__ = [
+    "Averages",
+    "ClassScores",
+    "Classification",
+    "ConfusionCounts",
+    "TooManyLabelsError",
+    "classify",
+    "known_labels",
+    "label_of",
+    "parse_label",
+    "positive_of",
+]
+
 # No ground truth can be this: labels are stripped of punctuation.
 _UNPARSED = "?"
-# "Yes, it is red" answers yes; "yes and no" does not answer.
-_FIRST_CLAUSE = re.compile(r"\s*(?:[,.;:!?](?=\s|$)|\n)")
 
 
 @dataclass(frozen=True)
@@ -30,10 +39,19 @@ class ClassScores:
 
 
 @dataclass(frozen=True)
+class Averages:
+    """Means over labels, those without a figure left out."""
+
+    precision: float | None
+    recall: float | None
+    f1: float | None
+
+
+@dataclass(frozen=True)
 class Classification:
     """The figures of a run; rows of the matrix are true labels, columns predicted ones, in `labels` order.
 
-    With a positive label, precision, recall and F1 are that label's, else the mean over labels where defined.
+    With a positive label, precision, recall and F1 are that label's, else the macro averages.
     Unparsed predictions are in no column: a row of the matrix plus `unparsed_by_label` sums to the support.
     """
 
@@ -43,6 +61,8 @@ class Classification:
     precision: float | None
     recall: float | None
     f1: float | None
+    macro_avg: Averages
+    weighted_avg: Averages
     confusion_matrix: list[list[int]]
     per_class: list[ClassScores]
     unparsed: int
@@ -54,38 +74,82 @@ class Classification:
         return asdict(self)
 
 
-def label_of(text: str) -> str:
-    """A label as compared: casefolded, whitespace collapsed, surrounding punctuation off.
+class ConfusionCounts:
+    """Counts rows by true and predicted label; the labels of the run are known before."""
 
-    >>> label_of(" Yes. ")
-    'yes'
+    def __init__(self, labels: Sequence[str], *, positive_label: str | None = None) -> None:
+        """Raises ValueError for a `positive_label` that is none of the labels."""
+        self.labels = list(labels)
+        self.positive_label = positive_of(self.labels, positive_label)
+        self.counts: Counter[tuple[str, str]] = Counter()
+        self.unlabelled = 0
+
+    def add(self, true: str | None, predicted: str | None) -> None:
+        """Counts one evaluated row; `true` null is a row without a label, `predicted` null an answer that is none."""
+        if true is None:
+            self.unlabelled += 1
+        else:
+            self.counts[true, predicted if predicted in self.labels else _UNPARSED] += 1
+
+    def figures(self) -> Classification:
+        """What was counted so far; figures without anything to count are null."""
+        unparsed = [self.counts[label, _UNPARSED] for label in self.labels]
+        return Classification(
+            labels=self.labels,
+            positive_label=self.positive_label,
+            confusion_matrix=[[self.counts[true, predicted] for predicted in self.labels] for true in self.labels],
+            unparsed=sum(unparsed),
+            unparsed_by_label=unparsed,
+            unlabelled=self.unlabelled,
+            **self._scores(),
+        )
+
+    def _scores(self) -> dict[str, Any]:
+        if not self.counts:
+            nothing = Averages(None, None, None)
+            return {**self._headline([], nothing, None), "macro_avg": nothing, "weighted_avg": nothing}
+        from sklearn.metrics import precision_recall_fscore_support
+
+        # One row a cell of the matrix, weighted by its count, is what scikit-learn would sum up from the rows.
+        cells = [cell for cell in self.counts if self.counts[cell]]
+        true, predicted = [cell[0] for cell in cells], [cell[1] for cell in cells]
+        weights = [self.counts[cell] for cell in cells]
+        options = {"labels": self.labels, "sample_weight": weights, "zero_division": math.nan}
+        columns = precision_recall_fscore_support(true, predicted, **options)
+        macro, weighted = (
+            Averages(*map(_finite, precision_recall_fscore_support(true, predicted, average=kind, **options)[:3]))
+            for kind in ("macro", "weighted")
+        )
+        per_class = [
+            ClassScores(label, _finite(precision), _finite(recall), _finite(f1), round(support))
+            for label, precision, recall, f1, support in zip(self.labels, *columns, strict=True)
+        ]
+        right = sum(self.counts[label, label] for label in self.labels)
+        headline = self._headline(per_class, macro, right / sum(weights))
+        return {**headline, "macro_avg": macro, "weighted_avg": weighted}
+
+    def _headline(self, per_class: list[ClassScores], macro: Averages, accuracy: float | None) -> dict[str, Any]:
+        chosen = next((scores for scores in per_class if scores.label == self.positive_label), macro)
+        return {
+            "accuracy": accuracy,
+            "precision": chosen.precision,
+            "recall": chosen.recall,
+            "f1": chosen.f1,
+            "per_class": per_class,
+        }
+
+
+def positive_of(labels: Sequence[str], wanted: str | None) -> str | None:
+    """The positive label: the wanted one, else of two labels the last in order (`yes`), else none.
+
+    Raises ValueError for a wanted one that is none of the labels.
     """
-    return strip_punctuation(normalised_text(text).casefold()).strip()
-
-
-def known_labels(ground_truths: Sequence[str]) -> list[str]:
-    """The labels of a run, ascending: no and yes when every ground truth says one of them in some way."""
-    found = {label_of(truth) for truth in ground_truths} - {""}
-    if found and found <= POSITIVE_WORDS | NEGATIVE_WORDS:
-        return ["no", "yes"]
-    return sorted(found)
-
-
-def parse_label(text: str, labels: Sequence[str]) -> str | None:
-    """The label that a text gives, as a whole or in its first clause; null when it gives none.
-
-    >>> parse_label("Yes, there is.", ["no", "yes"]), parse_label("TRUE", ["no", "yes"])
-    ('yes', 'yes')
-    >>> parse_label("yes and no", ["no", "yes"]) is None
-    True
-    """
-    for candidate in (text, _FIRST_CLAUSE.split(text.strip(), maxsplit=1)[0]):
-        label = label_of(candidate)
-        if label in labels:
-            return label
-        if list(labels) == ["no", "yes"] and label in POSITIVE_WORDS | NEGATIVE_WORDS:
-            return "yes" if label in POSITIVE_WORDS else "no"
-    return None
+    if wanted is None:
+        return labels[-1] if len(labels) == 2 else None
+    found = parse_label(wanted, labels)
+    if found is None:
+        raise ValueError(f"positive_label {wanted!r} is none of the labels {', '.join(labels) or '(none)'}")
+    return found
 
 
 def classify(
@@ -95,63 +159,17 @@ def classify(
 
     Rows with a blank ground truth are left out and counted as `unlabelled`. Of two labels the last in order
     (`yes`) is positive unless chosen. Raises ValueError for a `positive_label` that is no label of the run.
+
+    >>> figures = classify(["yes", "maybe", "no"], ["yes", "yes", "no"])
+    >>> figures.confusion_matrix, figures.unparsed, figures.precision, figures.recall
+    ([[1, 0], [0, 1]], 1, 1.0, 0.5)
     """
     labels = known_labels(ground_truths)
-    pairs = [
-        (parse_label(truth, labels), parse_label(prediction, labels))
-        for prediction, truth in zip(predictions, ground_truths, strict=True)
-        if label_of(truth)
-    ]
-    positive = _positive(labels, positive_label)
-    true = [truth or _UNPARSED for truth, _ in pairs]
-    predicted = [prediction or _UNPARSED for _, prediction in pairs]
-    unparsed = [sum(truth == label and prediction is None for truth, prediction in pairs) for label in labels]
-    figures = _figures(true, predicted, labels, positive)
-    return Classification(
-        labels=labels,
-        positive_label=positive,
-        unparsed=sum(unparsed),
-        unparsed_by_label=unparsed,
-        unlabelled=len(ground_truths) - len(pairs),
-        **figures,
-    )
-
-
-def _positive(labels: Sequence[str], wanted: str | None) -> str | None:
-    if wanted is not None:
-        found = parse_label(wanted, labels)
-        if found is None:
-            raise ValueError(f"positive_label {wanted!r} is none of the labels {', '.join(labels) or '(none)'}")
-        return found
-    return labels[-1] if len(labels) == 2 else None
-
-
-def _figures(true: list[str], predicted: list[str], labels: list[str], positive: str | None) -> dict[str, Any]:
-    if not true:
-        empty = dict.fromkeys(("accuracy", "precision", "recall", "f1"))
-        return {**empty, "confusion_matrix": [[0] * len(labels) for _ in labels], "per_class": []}
-    from sklearn.metrics import accuracy_score, confusion_matrix, precision_recall_fscore_support
-
-    columns = precision_recall_fscore_support(true, predicted, labels=labels, zero_division=math.nan)
-    per_class = [
-        ClassScores(label, _finite(precision), _finite(recall), _finite(f1), int(support))
-        for label, precision, recall, f1, support in zip(labels, *columns, strict=True)
-    ]
-    chosen = [scores for scores in per_class if positive in (None, scores.label)]
-    return {
-        "accuracy": float(accuracy_score(true, predicted)),
-        "precision": _mean([scores.precision for scores in chosen]),
-        "recall": _mean([scores.recall for scores in chosen]),
-        "f1": _mean([scores.f1 for scores in chosen]),
-        "confusion_matrix": confusion_matrix(true, predicted, labels=labels).tolist(),
-        "per_class": per_class,
-    }
+    counts = ConfusionCounts(labels, positive_label=positive_label)
+    for truth, prediction in zip(ground_truths, predictions, strict=True):
+        counts.add(parse_label(truth, labels), parse_label(prediction, labels))
+    return counts.figures()
 
 
 def _finite(value: float) -> float | None:
     return float(value) if math.isfinite(value) else None
-
-
-def _mean(values: Sequence[float | None]) -> float | None:
-    numbers = [value for value in values if value is not None]
-    return sum(numbers) / len(numbers) if numbers else None
