@@ -67,21 +67,31 @@ def file_sha256(path: Path) -> str:
 
 
 def delete_adapter(*, adapter: Adapter) -> None:
-    """Removes an adapter that no evaluation refers to: the row first, then its folder out of sight, then the files."""
+    """Removes an adapter that nothing refers to: the row first, then its folder out of sight, then the files."""
     hidden = partial_path(adapter.path)
     try:
         with transaction.atomic():
+            # A merge that starts now waits for this lock, and then finds no adapter.
+            Adapter.objects.select_for_update().filter(pk=adapter.pk).first()
+            require_not_merging(adapter)
             adapter.delete()
             hide_folder(adapter.path, hidden)
     except ProtectedError as exc:
         users = ", ".join(str(user) for user in sorted(exc.protected_objects, key=str))
-        raise ConflictError(
-            f"The adapter {adapter.name} is used by {users}.",
-            code="adapter_in_use",
-            hint="Delete those runs first: their figures would otherwise speak of an adapter that is gone.",
-        ) from exc
+        hint = "Delete those runs first: their figures would otherwise speak of an adapter that is gone."
+        raise adapter_in_use(adapter, users, hint) from exc
     # A crash here leaves a `.partial-` folder, which the next start sweeps.
     shutil.rmtree(hidden, ignore_errors=True)
+
+
+def require_not_merging(adapter: Adapter) -> None:
+    merges = adapter.merges.exclude(status__in=Job.TERMINAL).order_by("id")
+    if users := ", ".join(str(merge) for merge in merges):
+        raise adapter_in_use(adapter, users, "Wait for its end, or stop it: POST /api/training/merges/{id}/stop.")
+
+
+def adapter_in_use(adapter: Adapter, users: str, hint: str) -> ConflictError:
+    return ConflictError(f"The adapter {adapter.name} is used by {users}.", code="adapter_in_use", hint=hint)
 
 
 def hide_folder(path: Path, hidden: Path) -> None:

@@ -13,7 +13,9 @@ from django.utils.safestring import SafeString
 
 from ftproject.core.errors import ProductError
 from training_app.adapter_services import delete_adapter
-from training_app.models import Adapter, TrainingMetric, TrainingRun
+from training_app.merge_services import merge_delete, merge_stop
+from training_app.models import Adapter, AdapterMerge, TrainingMetric, TrainingRun
+from training_app.resume import resume_training
 from training_app.selectors import adapter_of
 from training_app.services import delete_run, stop_training
 
@@ -53,10 +55,25 @@ def stop(run: TrainingRun) -> str:
     return f"Run {run.pk}: {stop_training(run=run).status}."
 
 
+def go_on(run: TrainingRun) -> str:
+    started = resume_training(run=run)
+    return f"Run {started.run.pk} continues run {run.pk} from step {started.run.resumed_step}."
+
+
 def remove_run(run: TrainingRun) -> str:
     number = run.pk
     delete_run(run=run)
     return f"Run {number} is deleted."
+
+
+def stop_one_merge(merge: AdapterMerge) -> str:
+    return f"Merge {merge.pk}: {merge_stop(merge=merge).status}."
+
+
+def remove_merge(merge: AdapterMerge) -> str:
+    number = merge.pk
+    merge_delete(merge=merge)
+    return f"Merge {number} is deleted."
 
 
 def remove_adapter(adapter: Adapter) -> str:
@@ -97,7 +114,7 @@ class TrainingRunAdmin(ReadOnlyAdmin):
     search_fields = ("model_name", "message", "error", "dataset__filename", "adapter__name")
     list_select_related = ("dataset", "adapter")
     date_hierarchy = "created_at"
-    actions = ("stop_runs", "delete_runs")
+    actions = ("stop_runs", "resume_runs", "delete_runs")
     readonly_fields = (*all_field_names(TrainingRun), "dataset_link", "adapter_link", "metrics_link")
     fields = readonly_fields
 
@@ -121,6 +138,10 @@ class TrainingRunAdmin(ReadOnlyAdmin):
     @admin.action(description="Stop the selected runs (gracefully; waiting ones are cancelled)", permissions=["change"])
     def stop_runs(self, request: HttpRequest, queryset: QuerySet[TrainingRun]) -> None:
         act_on_each(request, queryset, stop)
+
+    @admin.action(description="Resume the selected runs from their last checkpoints", permissions=["change"])
+    def resume_runs(self, request: HttpRequest, queryset: QuerySet[TrainingRun]) -> None:
+        act_on_each(request, queryset, go_on)
 
     @admin.action(description="Delete the selected runs", permissions=["remove"])
     def delete_runs(self, request: HttpRequest, queryset: QuerySet[TrainingRun]) -> None:
@@ -175,3 +196,29 @@ class AdapterAdmin(ReadOnlyAdmin):
 
     def has_remove_permission(self, request: HttpRequest) -> bool:
         return request.user.has_perm("training_app.delete_adapter")
+
+
+@admin.register(AdapterMerge)
+class AdapterMergeAdmin(ReadOnlyAdmin):
+    list_display = ("id", "status", "adapter_name", "base_model_name", "model_name", "adapter_link", "created_at")
+    list_filter = ("status", "base_model_name", "created_at")
+    search_fields = ("adapter_name", "base_model_name", "model_name", "message", "error")
+    list_select_related = ("adapter",)
+    actions = ("stop_merges", "delete_merges")
+    readonly_fields = (*all_field_names(AdapterMerge), "path", "adapter_link")
+    fields = readonly_fields
+
+    @admin.display(description="adapter")
+    def adapter_link(self, merge: AdapterMerge) -> str:
+        return link_to(merge.adapter)
+
+    @admin.action(description="Stop the selected merges (nothing of them is kept)", permissions=["change"])
+    def stop_merges(self, request: HttpRequest, queryset: QuerySet[AdapterMerge]) -> None:
+        act_on_each(request, queryset, stop_one_merge)
+
+    @admin.action(description="Delete the selected merges and their models", permissions=["remove"])
+    def delete_merges(self, request: HttpRequest, queryset: QuerySet[AdapterMerge]) -> None:
+        act_on_each(request, queryset, remove_merge)
+
+    def has_remove_permission(self, request: HttpRequest) -> bool:
+        return request.user.has_perm("training_app.delete_adaptermerge")

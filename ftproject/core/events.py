@@ -13,6 +13,7 @@ EventType = Literal[
     "training_progress",
     "training_complete",
     "training_error",
+    "merge_status",
     "eval_status",
     "eval_progress",
     "eval_complete",
@@ -77,6 +78,19 @@ class RunErrorEvent(TypedDict):
     error: str
 
 
+class MergeStatusEvent(TypedDict):
+    """From the queue to the end; `run_id` is the merge's id."""
+
+    run_id: int
+    status: str
+    message: str
+    adapter: str
+    model_name: str
+    current: int
+    total: int | None
+    error: str | None
+
+
 class EvalStatusEvent(TypedDict):
     run_id: int
     status: str
@@ -138,6 +152,7 @@ EventData = (
     | TrainingProgressEvent
     | TrainingCompleteEvent
     | RunErrorEvent
+    | MergeStatusEvent
     | EvalStatusEvent
     | EvalProgressEvent
     | EvalCompleteEvent
