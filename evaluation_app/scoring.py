@@ -63,6 +63,7 @@ class SampleWriter:
             index=conversation.index,
             prompt=conversation.prompt,
             ground_truth=conversation.ground_truth,
+            num_images=conversation.num_images,
             seen_in_training=None if self.seen is None else conversation.index in self.seen,
         )
 

@@ -3,12 +3,11 @@
 from collections.abc import Iterator
 from typing import Any
 
-from django.db.models import Q, QuerySet
+from django.db.models import QuerySet
 
 from evaluation_app.models import EvaluationRun, Sample
 from ftproject.core.errors import ConflictError, NotFoundError
 from ftproject.core.jobs import queue_position
-from ftproject.core.pagination import Page
 
 EXPORT_PAGE = 500
 
@@ -66,27 +65,6 @@ def get_exportable_run(*, run_id: int) -> EvaluationRun:
             hint=f"Wait until it is completed; what there is so far: GET /api/evaluation/runs/{run_id}/samples.",
         )
     return run
-
-
-def find_samples(
-    *,
-    run: EvaluationRun,
-    correct: bool | None = None,
-    skipped: bool | None = None,
-    seen: bool | None = None,
-    q: str = "",
-) -> QuerySet[Sample]:
-    """The run's samples by index; `q` looks for text in prompt, ground truth and prediction."""
-    wanted = {"exact_match": correct, "skipped": skipped, "seen_in_training": seen}
-    samples = Sample.objects.filter(run=run, **{name: value for name, value in wanted.items() if value is not None})
-    if q:
-        samples = samples.filter(Q(prompt__icontains=q) | Q(ground_truth__icontains=q) | Q(prediction__icontains=q))
-    return samples.order_by("index")
-
-
-def page_of_samples(samples: QuerySet[Sample], *, page: int, page_size: int) -> tuple[Page, list[Sample]]:
-    shown = Page(page, page_size, samples.count())
-    return shown, list(samples[shown.offset : shown.offset + page_size])
 
 
 def iter_samples(*, run: EvaluationRun) -> Iterator[Sample]:

@@ -6,9 +6,8 @@ from typing import Any
 from drf_spectacular.utils import extend_schema_field
 from rest_framework import serializers
 
-from evaluation_app.models import EvaluationRun, Sample
+from evaluation_app.models import EvaluationRun
 from ftproject.core.jobs import queue_position
-from ftproject.core.pagination import PageSerializer
 from ftproject.core.serializers import StrictBooleanField, StrictCharField, StrictIntegerField, StrictSerializer
 from ftproject.engine.fields import section_schema
 from ftproject.engine.hyperparameters import EVALUATION_GENERATION, GenerationParams
@@ -198,61 +197,6 @@ class RunQuerySerializer(StrictSerializer):
     status = serializers.ChoiceField(
         choices=["completed", "all"], default="completed", help_text="`all` adds queued, running and failed runs."
     )
-
-
-class SampleQuerySerializer(PageSerializer):
-    correct = serializers.BooleanField(default=None, allow_null=True, help_text="Exact match, or not.")
-    skipped = serializers.BooleanField(default=None, allow_null=True)
-    seen = serializers.BooleanField(default=None, allow_null=True, help_text="Seen in training, or not.")
-    q = serializers.CharField(
-        default="",
-        allow_blank=True,
-        trim_whitespace=False,
-        max_length=1000,
-        help_text="Text in prompt, ground truth or prediction.",
-    )
-
-
-class SampleSerializer(serializers.ModelSerializer[Sample]):
-    scores = serializers.DictField(
-        child=serializers.FloatField(allow_null=True), help_text="The run's named metrics; null where undefined."
-    )
-    score_details = serializers.DictField(help_text="What the run's figures are summed from, by metric.")
-    label_probabilities = serializers.DictField(
-        child=serializers.FloatField(), allow_null=True, help_text="With confidence: every label's probability."
-    )
-
-    class Meta:
-        model = Sample
-        fields = (
-            "index",
-            "prompt",
-            "ground_truth",
-            "prediction",
-            "exact_match",
-            "token_f1",
-            "token_precision",
-            "token_recall",
-            "skipped",
-            "skipped_reason",
-            "seen_in_training",
-            "scores",
-            "score_details",
-            "label",
-            "confidence",
-            "label_probabilities",
-            "finish_reason",
-            "prompt_tokens",
-            "completion_tokens",
-        )
-
-
-class SamplePageSerializer(serializers.Serializer[Any]):
-    samples = SampleSerializer(many=True)
-    page = serializers.IntegerField()
-    page_size = serializers.IntegerField()
-    total = serializers.IntegerField()
-    total_pages = serializers.IntegerField()
 
 
 class ExportQuerySerializer(StrictSerializer):

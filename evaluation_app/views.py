@@ -9,14 +9,9 @@ from rest_framework.response import Response
 
 from evaluation_app.exports import csv_chunks, json_chunks
 from evaluation_app.plans import EvaluationRequest
-from evaluation_app.selectors import (
-    find_samples,
-    get_evaluation_status,
-    get_exportable_run,
-    get_run,
-    list_runs,
-    page_of_samples,
-)
+from evaluation_app.sample_serializers import SamplePageSerializer, SampleQuerySerializer, SampleSerializer
+from evaluation_app.samples import SampleQuery, page_of_samples
+from evaluation_app.selectors import get_evaluation_status, get_exportable_run, get_run, list_runs
 from evaluation_app.serializers import (
     EvaluationRunDetailSerializer,
     EvaluationRunListSerializer,
@@ -27,9 +22,6 @@ from evaluation_app.serializers import (
     ExportQuerySerializer,
     RunEvaluationSerializer,
     RunQuerySerializer,
-    SamplePageSerializer,
-    SampleQuerySerializer,
-    SampleSerializer,
     describe_start,
     describe_stop,
 )
@@ -183,13 +175,13 @@ class EvaluationRunViewSet(ApiViewSet):
     )
     @action(detail=True, methods=["get"], url_path="samples")
     def samples(self, request: Request, pk: str) -> Response:
-        """The run's samples by dataset row."""
+        """The run's samples by dataset row, or worst or best first by a metric; equal ones by row."""
         query = self.check_query(SampleQuerySerializer, request)
-        page, page_size = query.pop("page"), query.pop("page_size")
-        found = find_samples(run=get_run(run_id=int(pk)), **query)
-        where, samples = page_of_samples(found, page=page, page_size=page_size)
+        page, page_size, run = query.pop("page"), query.pop("page_size"), get_run(run_id=int(pk))
+        where, samples = page_of_samples(run=run, query=SampleQuery(**query), page=page, page_size=page_size)
         place = {"page": page, "page_size": page_size, "total": where.total, "total_pages": where.total_pages}
-        return Response({"samples": SampleSerializer(samples, many=True).data, **place})
+        shown = SampleSerializer(samples, many=True, context={"run": run}).data
+        return Response({"samples": shown, **place})
 
     @extend_schema(
         operation_id="evaluation_runs_stop", tags=["evaluation"], request=None, responses=EvaluationStopSerializer
