@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 import os
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib import metadata
@@ -64,10 +66,10 @@ def read_adapter_info(path: Path) -> AdapterInfo:
     missing = [name for name in (CONFIG_FILE, WEIGHTS_FILE) if name not in names]
     if missing:
         raise AdapterError("adapter_incomplete", f"{path.name} lacks {', '.join(missing)}")
-    config = _read_json(path / CONFIG_FILE)
+    config = read_json(path / CONFIG_FILE)
     if config.get("peft_type") != "LORA":
         raise AdapterError("adapter_config_invalid", f"{path.name} is no LoRA adapter")
-    provenance = _read_json(path / PROVENANCE_FILE) if PROVENANCE_FILE in names else {}
+    provenance = read_json(path / PROVENANCE_FILE) if PROVENANCE_FILE in names else {}
     return AdapterInfo(
         path=path,
         name=path.name,
@@ -79,7 +81,8 @@ def read_adapter_info(path: Path) -> AdapterInfo:
     )
 
 
-def _read_json(file: Path) -> dict[str, Any]:
+def read_json(file: Path) -> dict[str, Any]:
+    """The JSON object that a file of an adapter holds; raises AdapterError adapter_config_invalid."""
     try:
         value = json.loads(file.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
@@ -95,10 +98,17 @@ def write_adapter(target: Path, fill: Callable[[Path], None]) -> None:
     Nothing is left when `fill` fails. Raises AdapterError adapter_exists when the name is taken.
     """
     require_free_name(target)
+    with new_folder(target) as folder:
+        fill(folder)
+
+
+@contextmanager
+def new_folder(target: Path) -> Iterator[Path]:
+    """A hidden folder beside `target` to write into; synced to disk and renamed into place, or gone after an error."""
     partial = target.parent / f"{PARTIAL_PREFIX}{target.name}-{uuid4().hex[:8]}"
     partial.mkdir(parents=True)
     try:
-        fill(partial)
+        yield partial
         sync_folder(partial)
         partial.rename(target)
     except BaseException:
@@ -126,6 +136,12 @@ def _sync(path: Path) -> None:
         os.fsync(handle)
     finally:
         os.close(handle)
+
+
+def file_sha256(file: Path) -> str:
+    """The SHA-256 of a file's bytes, in hexadecimal."""
+    with file.open("rb") as handle:
+        return hashlib.file_digest(handle, "sha256").hexdigest()
 
 
 def sweep_partial_folders(parent: Path) -> list[str]:
@@ -175,7 +191,7 @@ def save_adapter(
 
 
 def _name_the_base(config_file: Path, base_model_name: str) -> None:
-    config = _read_json(config_file)
+    config = read_json(config_file)
     config["base_model_name_or_path"] = base_model_name
     config_file.write_text(json.dumps(config, indent=2, sort_keys=True), encoding="utf-8")
 

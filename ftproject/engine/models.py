@@ -85,6 +85,30 @@ def model_facts(path: str) -> ModelFacts:
     return check_model_config(Path(config_file))
 
 
+def local_model_folder(path: str, *, download: bool) -> Path | None:
+    """The folder with the files of a model: itself, or the hub cache's; None when it is not on this machine.
+
+    With `download`, a hub model is fetched first (only files that may be loaded: no pickle, no code).
+    Raises ModelError as model_facts does.
+    """
+    if os.path.isdir(path):
+        return Path(path)
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import LocalEntryNotFoundError
+
+    patterns = ["*.safetensors", "*.json", "*.jinja", "*.txt"]
+    try:
+        if download:
+            model_facts(path)
+        return Path(snapshot_download(path, allow_patterns=patterns, local_files_only=not download))
+    except LocalEntryNotFoundError:
+        return None
+    except ModelError:
+        raise
+    except Exception as error:  # as in model_facts
+        raise ModelError("model_not_reachable", f"{path} cannot be fetched: {error}") from error
+
+
 def choose_dtype(device: str, *, bf16: bool) -> Any:
     """float32 on CPU (half precision is slower there); bfloat16 on CUDA where it exists, else float16."""
     import torch

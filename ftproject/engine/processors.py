@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -58,6 +59,22 @@ def apply_pixel_rule(processor: Any, min_pixels: int | None, max_pixels: int | N
     size = processor.image_processor.size
     processor.image_processor.size = type(size)(shortest_edge=rule.min_pixels, longest_edge=rule.max_pixels)
     return rule
+
+
+def write_pixel_rule(folder: Path, rule: PixelRule) -> None:
+    """Sets the rule in a model folder's processor files, in both layouts that transformers writes."""
+    for name in ("preprocessor_config.json", "processor_config.json"):
+        file = folder / name
+        if not file.is_file():
+            continue
+        config = json.loads(file.read_text(encoding="utf-8"))
+        images = config if name == "preprocessor_config.json" else config.get("image_processor")
+        if not isinstance(images, dict):
+            continue
+        images["size"] = {"shortest_edge": rule.min_pixels, "longest_edge": rule.max_pixels}
+        for older_name in ("min_pixels", "max_pixels"):
+            images.pop(older_name, None)
+        file.write_text(json.dumps(config, indent=2), encoding="utf-8")
 
 
 def _image_only_processor() -> type[Any]:

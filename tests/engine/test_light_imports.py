@@ -12,6 +12,7 @@ LIGHT = [
     "conversations",
     "gpu",
     "images",
+    "merging",
     "metrics",
     "models",
     "processors",
