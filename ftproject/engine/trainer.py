@@ -1,47 +1,33 @@
-"""The TRL trainer as this engine runs it: rows by index, a loss that must be finite, progress, and a graceful stop."""
+"""Builds the TRL trainer as this engine runs it: its arguments, its listeners, and the interval of checkpoints."""
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Sequence
-from functools import partial
+import math
+from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from ftproject.engine.backends.base import TrainingCallbacks, TrainingError, TrainingProgress
-from ftproject.engine.encoding import EncodedRow, PixelCache, build_batch
+from ftproject.engine.batches import Collate, row_dataset
+from ftproject.engine.device_rules import automatic_save_steps
 from ftproject.engine.hyperparameters import SftSettings, TrainingConfig
 
-ROWS_KEY = "row_indices"
+if TYPE_CHECKING:
+    from ftproject.engine.row_trainer import LoopPlan, RowTrainer
 
 
-class RowCollator:
-    """Builds right-padded training batches from row positions, and says which dataset rows are in each."""
-
-    def __init__(self, rows: Sequence[EncodedRow], processor: Any) -> None:
-        self._rows = rows
-        self._pixels = PixelCache(processor)
-        self._image_token_id = processor.image_token_id
-        self._pad_token_id = processor.tokenizer.pad_token_id
-
-    def __call__(self, features: Sequence[dict[str, int]]) -> dict[str, Any]:
-        rows = [self._rows[feature["row"]] for feature in features]
-        batch = build_batch(
-            rows,
-            self._pixels,
-            image_token_id=self._image_token_id,
-            pad_token_id=self._pad_token_id,
-            padding_side="right",
-            with_labels=True,
-        )
-        return batch | {ROWS_KEY: [row.index for row in rows]}
+def planned_steps(sft: SftSettings, rows: int) -> int:
+    """Optimizer steps of a run over so many rows, as transformers' Trainer counts them."""
+    if not sft.use_epochs:
+        return sft.max_steps
+    batches = math.ceil(rows / sft.per_device_train_batch_size)
+    return math.ceil(sft.num_train_epochs * math.ceil(batches / sft.gradient_accumulation_steps))
 
 
-def row_dataset(count: int, first: int = 0) -> Any:
-    """A datasets.Dataset of row positions: SFTTrainer takes no list, and images must be opened lazily."""
-    from datasets import Dataset
-
-    return Dataset.from_dict({"row": list(range(first, first + count))})
+def with_save_steps(config: TrainingConfig, rows: int) -> TrainingConfig:
+    """The configuration with its interval of checkpoints decided; with epochs it hangs on the number of rows."""
+    save_steps = config.sft.save_steps or automatic_save_steps(planned_steps(config.sft, rows))
+    return replace(config, sft=replace(config.sft, save_steps=save_steps))
 
 
 def trainer_arguments(config: TrainingConfig, work_dir: Path, *, heldout: bool, cuda: bool) -> Any:
@@ -49,14 +35,12 @@ def trainer_arguments(config: TrainingConfig, work_dir: Path, *, heldout: bool, 
 
     use_cpu, bf16 and fp16 are always explicit (SFTConfig's own defaults refuse a machine without GPU). max_length is
     None because over-long rows were taken out before: cut off, they lose image tokens or the whole answer.
+    Checkpoints are rotated and the best adapter is kept by RowTrainer, not by these arguments.
     """
     from trl import SFTConfig
 
     sft = config.sft
     evaluates = heldout and sft.eval_steps is not None
-    keep_best = evaluates and sft.early_stopping_patience is not None
-    # The best adapter can only be restored where a checkpoint stands beside each held-out loss.
-    save_steps = sft.eval_steps if keep_best else sft.save_steps
     return SFTConfig(
         output_dir=str(work_dir),
         per_device_train_batch_size=sft.per_device_train_batch_size,
@@ -79,19 +63,30 @@ def trainer_arguments(config: TrainingConfig, work_dir: Path, *, heldout: bool, 
         logging_nan_inf_filter=False,
         eval_strategy="steps" if evaluates else "no",
         eval_steps=sft.eval_steps if evaluates else None,
-        save_strategy="no" if save_steps is None else "steps",
-        save_steps=save_steps or 500,
-        save_total_limit=sft.save_total_limit,
-        load_best_model_at_end=keep_best,
-        metric_for_best_model="eval_loss" if keep_best else None,
-        greater_is_better=False if keep_best else None,
+        save_strategy="steps",
+        save_steps=sft.save_steps or automatic_save_steps(sft.max_steps),
         report_to="none",
         disable_tqdm=True,
         remove_unused_columns=False,
-        dataloader_pin_memory=cuda,
         dataset_kwargs={"skip_prepare_dataset": True},
         max_length=None,
+        **loader_arguments(sft, cuda=cuda),
     )
+
+
+def loader_arguments(sft: SftSettings, *, cuda: bool) -> Mapping[str, Any]:
+    """How batches reach the device: forked workers that live on between epochs, and copies beside the computing.
+
+    Forked, because the rows and the pixels prepared so far are then shared; a worker only ever touches the CPU.
+    """
+    workers = sft.dataloader_num_workers or 0
+    return {
+        "dataloader_num_workers": workers,
+        "dataloader_persistent_workers": workers > 0,
+        "dataloader_multiprocessing_context": "fork" if workers else None,
+        "dataloader_pin_memory": cuda,
+        "accelerator_config": {"non_blocking": cuda},
+    }
 
 
 def build_trainer(
@@ -99,106 +94,32 @@ def build_trainer(
     processor: Any,
     arguments: Any,
     *,
-    collator: Callable[[Sequence[dict[str, int]]], dict[str, Any]],
+    collator: Collate,
     train_rows: int,
     heldout_rows: int,
-    callbacks: TrainingCallbacks,
-    sft: SftSettings,
-) -> Any:
-    """An SFTTrainer over row positions 0..train_rows-1, held-out rows following; it reports to `callbacks`."""
-    from transformers import EarlyStoppingCallback
+    plan: LoopPlan,
+    log_dir: Path | None = None,
+) -> RowTrainer:
+    """A trainer over row positions 0..train_rows-1, held-out rows following; it reports to the plan's callbacks.
+
+    With `log_dir` TensorBoard's event files are written there.
+    """
     from transformers.trainer_callback import PrinterCallback
 
-    trainer_callbacks: list[Any] = [_reporter(callbacks)]
-    if sft.early_stopping_patience is not None and arguments.eval_strategy != "no":
-        trainer_callbacks.append(EarlyStoppingCallback(sft.early_stopping_patience))
-    trainer = _trainer_class()(
+    from ftproject.engine.row_trainer import RowTrainer
+    from ftproject.engine.trainer_callbacks import EventFiles, Reporter
+
+    trainer = RowTrainer(
+        plan=plan,
         model=model,
         args=arguments,
         train_dataset=row_dataset(train_rows),
         eval_dataset=row_dataset(heldout_rows, first=train_rows) if heldout_rows else None,
         processing_class=processor,
         data_collator=collator,
-        callbacks=trainer_callbacks,
     )
     trainer.remove_callback(PrinterCallback)  # what it prints is what the callbacks are told
+    trainer.add_callback(Reporter(trainer, plan.callbacks))
+    if log_dir is not None:
+        trainer.add_callback(EventFiles(log_dir))
     return trainer
-
-
-def _trainer_class() -> type[Any]:
-    import torch
-    from transformers import Trainer
-    from trl import SFTTrainer
-
-    class RowTrainer(SFTTrainer):  # type: ignore[misc]
-        """SFTTrainer that knows the rows of the batch at hand."""
-
-        rows_at_hand: tuple[int, ...] = ()
-
-        def _prepare_inputs(self, inputs: dict[str, Any]) -> dict[str, Any]:
-            self.rows_at_hand = tuple(inputs.pop(ROWS_KEY, ()))
-            prepared: dict[str, Any] = super()._prepare_inputs(inputs)
-            return prepared
-
-        def compute_loss(
-            self, model: Any, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
-        ) -> Any:
-            # TRL's own loss is a fused Triton kernel: without CUDA it fails with "0 active drivers ([])".
-            compute = super().compute_loss if torch.cuda.is_available() else partial(Trainer.compute_loss, self)
-            return compute(model, inputs, return_outputs=return_outputs, num_items_in_batch=num_items_in_batch)
-
-        def training_step(self, model: Any, inputs: dict[str, Any], num_items_in_batch: Any = None) -> Any:
-            loss = super().training_step(model, inputs, num_items_in_batch)
-            if not torch.isfinite(loss).all():
-                raise not_finite_error(self.state.global_step + 1, self.rows_at_hand)
-            return loss
-
-    return RowTrainer
-
-
-def not_finite_error(step: int, rows: Sequence[int]) -> TrainingError:
-    """The error of a loss that is NaN or infinite, naming the dataset rows of its batch."""
-    names = ", ".join(str(row) for row in rows)
-    message = f"the loss of step {step} is not finite; its rows are {names}. Lower the learning rate or check them."
-    return TrainingError("loss_not_finite", message)
-
-
-def _reporter(callbacks: TrainingCallbacks) -> Any:
-    from transformers import TrainerCallback
-
-    class Reporter(TrainerCallback):  # type: ignore[misc]
-        """Passes progress out and the wish to stop in."""
-
-        started_at = 0.0
-        first_step = 0
-
-        def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-            self.started_at = time.monotonic()
-            self.first_step = state.global_step
-
-        def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-            if callbacks.should_stop():
-                control.should_training_stop = True
-                control.should_save = True  # a checkpoint, so that the run can be resumed
-            if not control.should_log:
-                callbacks.on_progress(self._progress(state, {}))
-
-        def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, float], **_: Any) -> None:
-            if {"loss", "eval_loss"} & logs.keys():
-                callbacks.on_progress(self._progress(state, logs))
-
-        def _progress(self, state: Any, logs: dict[str, float]) -> TrainingProgress:
-            done = state.global_step - self.first_step
-            elapsed = time.monotonic() - self.started_at
-            return TrainingProgress(
-                step=state.global_step,
-                total_steps=state.max_steps,
-                epoch=state.epoch,
-                loss=logs.get("loss"),
-                learning_rate=logs.get("learning_rate"),
-                grad_norm=logs.get("grad_norm"),
-                eval_loss=logs.get("eval_loss"),
-                eta_seconds=elapsed / done * (state.max_steps - state.global_step) if done else None,
-            )
-
-    return Reporter()

@@ -6,29 +6,50 @@ import resource
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from ftproject.engine.adapters import require_free_name, save_adapter
+from ftproject.engine.adapters import require_free_name, save_adapter, versions
 from ftproject.engine.backends.base import (
-    RowError,
     SkippedRow,
     TrainingCallbacks,
     TrainingError,
     TrainingJob,
     TrainingResult,
 )
+from ftproject.engine.batches import Collate
+from ftproject.engine.checkpoints import (
+    Checkpoint,
+    JobFacts,
+    adopt_checkpoint,
+    changed_versions,
+    continuation_problem,
+    drop_old_checkpoints,
+    latest_checkpoint,
+)
 from ftproject.engine.configs import DeviceFacts, EffectiveConfig, to_dict
 from ftproject.engine.conversations import ResolvedConversation
-from ftproject.engine.encoding import EncodedRow, PixelCache, RowEncoder, build_batch
+from ftproject.engine.encoding import EncodedRow, PixelCache, build_batch
 from ftproject.engine.gpu import device_facts
+from ftproject.engine.heldout_answers import Generating, HeldoutAnswers, evaluation_mode, spread
 from ftproject.engine.models import is_out_of_memory, use_one_gpu
+from ftproject.engine.out_of_memory import memory_advice
 from ftproject.engine.processors import pixel_rule_of
-from ftproject.engine.trainer import build_trainer, trainer_arguments
+from ftproject.engine.trainable_rows import (
+    UsableRows,
+    require_rows,
+    rows_facts,
+    skipped_facts,
+    skipped_words,
+    usable_rows,
+)
+from ftproject.engine.trainer import build_trainer, trainer_arguments, with_save_steps
 
-SKIPPED_ROWS_IN_PROVENANCE = 1000
-Collate = Callable[[Sequence[dict[str, int]]], dict[str, Any]]
+if TYPE_CHECKING:
+    from ftproject.engine.row_trainer import RowTrainer
+
+__all__ = ["Collate", "TrainableModel", "latest_checkpoint", "run_training", "train", "usable_rows"]
 
 
 @dataclass(frozen=True)
@@ -36,21 +57,49 @@ class TrainableModel:
     """What a backend hands to the trainer: a model with an untrained adapter, and how its batches are made.
 
     `collator` takes the rows in both forms, training rows first, and returns the batch builder over positions.
+    `generating` puts the model into the mode in which it answers, and back.
     """
 
     model: Any
     processor: Any
     device: str
     collator: Callable[[Sequence[ResolvedConversation], Sequence[EncodedRow]], Collate]
+    generating: Generating = evaluation_mode
 
 
-@dataclass(frozen=True)
-class UsableRows:
-    """Rows that fit, in both forms and the same order, and those that do not."""
+@dataclass
+class Run:
+    """One training run on its way: what was asked for and what has become of it so far."""
 
-    rows: list[ResolvedConversation]
-    encoded: list[EncodedRow]
-    skipped: list[SkippedRow]
+    job: TrainingJob
+    callbacks: TrainingCallbacks
+    started: float = field(default_factory=time.monotonic)
+    warnings: list[str] = field(default_factory=list)
+    rows: UsableRows = field(default_factory=UsableRows)
+    heldout: UsableRows = field(default_factory=UsableRows)
+    trainer: RowTrainer | None = None
+    image_token_id: int = -1
+    best_step: int | None = None
+
+    def __post_init__(self) -> None:
+        self.config = self.job.effective.config
+
+    @property
+    def skipped(self) -> list[SkippedRow]:
+        return [*self.rows.skipped, *self.heldout.skipped]
+
+    def failing_rows(self) -> list[EncodedRow]:
+        """The rows of the batch at hand; none before the first."""
+        at_hand = set(self.trainer.rows_at_hand) if self.trainer else set()
+        return [row for row in (*self.rows.encoded, *self.heldout.encoded) if row.index in at_hand]
+
+    def warn(self, message: str) -> None:
+        self.warnings.append(message)
+        self.callbacks.on_warning(message)
+
+    def leave_if_stopped(self, _: int = 0) -> None:
+        if self.callbacks.should_stop():
+            raise TrainingError("stopped", "stopped before the first step: no adapter was made")
 
 
 def train(job: TrainingJob, callbacks: TrainingCallbacks, *, device: DeviceFacts | None = None) -> TrainingResult:
@@ -65,28 +114,25 @@ def run_training(
     job: TrainingJob, callbacks: TrainingCallbacks, build: Callable[[EffectiveConfig], TrainableModel]
 ) -> TrainingResult:
     """Trains with the model that `build` makes; the adapter folder appears complete or not at all."""
-    started = time.monotonic()
     require_free_name(job.adapter_dir)  # known before hours of training, not after
     use_one_gpu()
+    run = Run(job, callbacks)
     for warning in job.effective.warnings:
-        callbacks.on_warning(warning)
-    with _out_of_memory_named():
+        run.warn(warning)
+    source = job.resume_from_checkpoint
+    checkpoint = adopt_checkpoint(source, job.work_dir) if source else None
+    with _out_of_memory_explained(run):
         callbacks.on_phase("loading_model", f"loading {job.effective.model_name}")
-        seed_everything(job.effective.config.sft.seed)
+        seed_everything(run.config.sft.seed)
         trainable = build(job.effective)
+        run.image_token_id = trainable.processor.image_token_id
         callbacks.on_phase("preparing_data", f"encoding {len(job.rows)} rows")
-        rows, heldout = prepare_rows(job, trainable.processor)
-        _report_skipped([*rows.skipped, *heldout.skipped], callbacks)
-        trainer = _trainer(job, trainable, rows, heldout, callbacks)
-        callbacks.on_phase("training", f"training on {len(rows.encoded)} rows")
-        output = trainer.train(
-            resume_from_checkpoint=str(job.resume_from_checkpoint) if job.resume_from_checkpoint else None
-        )
-        metrics = _metrics(trainer, output, evaluates=bool(heldout.encoded))
-        if job.resume_from_checkpoint is None:  # the epochs of a resumed run are not all its own
-            metrics["tokens_per_second"] = _tokens_per_second(trainer, output, rows.encoded)
+        encode_rows(run, trainable.processor)
+        trainer = make_trainer(run, trainable, checkpoint)
+        callbacks.on_phase("training", f"training on {len(run.rows.encoded)} rows")
+        metrics = fit(run, trainer, checkpoint)
     callbacks.on_phase("saving", f"saving {job.adapter_dir.name}")
-    return _save(job, trainable, trainer, metrics, rows, heldout, time.monotonic() - started, callbacks)
+    return save(run, trainable, trainer, metrics)
 
 
 def seed_everything(seed: int) -> None:
@@ -96,155 +142,192 @@ def seed_everything(seed: int) -> None:
     set_seed(seed)
 
 
-def prepare_rows(job: TrainingJob, processor: Any) -> tuple[UsableRows, UsableRows]:
-    """The training rows and the held-out rows that can be used; raises TrainingError when no training row is left."""
-    limit = job.effective.config.max_seq_length
-    rows = usable_rows(job.rows, processor, limit)
-    if not rows.encoded:
-        reasons = "; ".join(f"row {row.index}: {row.reason}" for row in rows.skipped[:3])
-        raise TrainingError("no_trainable_rows", f"no row can be trained on ({reasons or 'the dataset is empty'})")
-    return rows, usable_rows(job.heldout, processor, limit)
+def encode_rows(run: Run, processor: Any) -> None:
+    """Encodes both sides; raises TrainingError when no training row is left or a stop is asked for."""
+    limit = run.config.max_seq_length
+    run.rows = usable_rows(run.job.rows, processor, limit, on_rows=run.leave_if_stopped)
+    require_rows(run.rows)
+    run.heldout = usable_rows(run.job.heldout, processor, limit, on_rows=run.leave_if_stopped)
+    run.config = with_save_steps(run.config, len(run.rows.encoded))
+    if run.skipped:
+        run.warn(skipped_words(run.skipped))
 
 
-def usable_rows(rows: Sequence[ResolvedConversation], processor: Any, max_seq_length: int) -> UsableRows:
-    """Encodes rows and sets apart those without an answer, with an unusable image, or longer than the limit.
+def make_trainer(run: Run, trainable: TrainableModel, checkpoint: Checkpoint | None) -> RowTrainer:
+    """The trainer over the usable rows; raises TrainingError checkpoint_mismatch for a checkpoint of another job."""
+    from ftproject.engine.row_trainer import LoopPlan
 
-    Nothing is ever cut: a cut row loses image tokens (an error) or its whole answer (a loss of NaN).
-    """
-    encoder = RowEncoder(processor)
-    usable = UsableRows([], [], [])
-    for row in rows:
-        encoded, reason = _encode_or_reason(encoder, row, max_seq_length)
-        if encoded is None:
-            usable.skipped.append(SkippedRow(row.conversation.index, reason))
-        else:
-            usable.rows.append(row)
-            usable.encoded.append(encoded)
-    return usable
-
-
-def _encode_or_reason(
-    encoder: RowEncoder, row: ResolvedConversation, max_seq_length: int
-) -> tuple[EncodedRow | None, str]:
-    if not row.conversation.response.strip():
-        return None, "the response is empty"
-    try:
-        encoded = encoder.encode(row, with_response=True)
-    except RowError as error:
-        return None, error.message
-    if len(encoded) > max_seq_length:
-        return None, f"{len(encoded)} tokens, more than max_seq_length {max_seq_length}"
-    return encoded, ""
-
-
-def _report_skipped(skipped: Sequence[SkippedRow], callbacks: TrainingCallbacks) -> None:
-    if skipped:
-        examples = "; ".join(f"row {row.index}: {row.reason}" for row in skipped[:3])
-        callbacks.on_warning(f"{len(skipped)} rows skipped ({examples})")
-
-
-def _trainer(
-    job: TrainingJob,
-    trainable: TrainableModel,
-    rows: UsableRows,
-    heldout: UsableRows,
-    callbacks: TrainingCallbacks,
-) -> Any:
-    config = job.effective.config
-    arguments = trainer_arguments(config, job.work_dir, heldout=bool(heldout.encoded), cuda=trainable.device != "cpu")
-    return build_trainer(
+    config, rows, heldout = run.config, run.rows, run.heldout
+    facts = JobFacts(
+        to_dict(config), run.job.effective.backend, trainable.device, rows_facts(rows, heldout), versions()
+    )
+    if checkpoint is not None:
+        require_continuation(run, checkpoint, facts)
+    lengths = [len(row) for row in rows.encoded]
+    plan = LoopPlan(
+        callbacks=run.callbacks,
+        work_dir=run.job.work_dir,
+        job=facts,
+        keep_checkpoints=config.sft.save_total_limit,
+        patience=config.sft.early_stopping_patience if heldout.encoded else None,
+        lengths=lengths if config.sft.group_by_length else None,
+        answer_heldout=heldout_answers(run, trainable),
+    )
+    arguments = trainer_arguments(
+        config, run.job.work_dir, heldout=bool(heldout.encoded), cuda=trainable.device != "cpu"
+    )
+    run.trainer = build_trainer(
         trainable.model,
         trainable.processor,
         arguments,
         collator=trainable.collator([*rows.rows, *heldout.rows], [*rows.encoded, *heldout.encoded]),
         train_rows=len(rows.encoded),
         heldout_rows=len(heldout.encoded),
-        callbacks=callbacks,
-        sft=config.sft,
+        plan=plan,
+        log_dir=log_dir(run.job) if config.sft.report_to == "tensorboard" else None,
+    )
+    return run.trainer
+
+
+def log_dir(job: TrainingJob) -> Path:
+    return job.log_dir or job.work_dir / "tensorboard"
+
+
+def require_continuation(run: Run, checkpoint: Checkpoint, facts: JobFacts) -> None:
+    problem = continuation_problem(checkpoint, facts)
+    if problem is not None:
+        raise TrainingError("checkpoint_mismatch", f"{checkpoint.path.name} does not continue this run: {problem}")
+    if changes := changed_versions(checkpoint, facts):
+        run.warn(f"resumed under other circumstances, so not to the last bit: {'; '.join(changes)}")
+
+
+def heldout_answers(run: Run, trainable: TrainableModel) -> HeldoutAnswers | None:
+    """The scores by generation that eval_generation_rows asks for."""
+    sft, heldout = run.config.sft, run.heldout
+    if sft.eval_generation_rows is None or not heldout.encoded:
+        return None
+    places = spread(heldout.encoded, sft.eval_generation_rows)
+    return HeldoutAnswers(
+        [heldout.encoded[place] for place in places],
+        [heldout.rows[place].conversation.ground_truth for place in places],
+        trainable.processor,
+        batch_size=sft.per_device_train_batch_size,
+        generating=trainable.generating,
+        should_stop=run.callbacks.should_stop,
     )
 
 
-def _metrics(trainer: Any, output: Any, *, evaluates: bool) -> dict[str, float | None]:
-    """Final and mean training loss, and the held-out loss of the adapter as it will be saved."""
+def fit(run: Run, trainer: RowTrainer, checkpoint: Checkpoint | None) -> dict[str, float | None]:
+    """Trains to the end and leaves the adapter to save in the model; the final figures."""
+    began = time.monotonic()
+    mean_loss = trainer.fit(checkpoint)
+    seconds = time.monotonic() - began
+    if trainer.state.global_step >= trainer.state.max_steps:
+        trainer.ended_by = "steps"
     losses = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
-    evaluation = trainer.evaluate() if evaluates else {}
-    return {
-        "loss": losses[-1] if losses else None,
-        "train_loss": float(output.training_loss),
-        "eval_loss": evaluation.get("eval_loss"),
-    }
+    metrics: dict[str, float | None] = {"loss": losses[-1] if losses else None, "train_loss": mean_loss}
+    metrics |= heldout_metrics(run, trainer)
+    if checkpoint is None:  # the epochs of a resumed run are not all its own
+        metrics["tokens_per_second"] = tokens_per_second(trainer, seconds, run.rows.encoded)
+    return metrics
 
 
-def _tokens_per_second(trainer: Any, output: Any, encoded: Sequence[EncodedRow]) -> float | None:
+def heldout_metrics(run: Run, trainer: RowTrainer) -> dict[str, float | None]:
+    """The held-out figures of the adapter that is saved; null where a stop left no time to measure them."""
+    run.best_step = trainer.keep_best()
+    if run.heldout.encoded and run.config.sft.eval_steps is None and trainer.ended_by != "stop":
+        trainer.evaluate()
+    step = run.best_step or trainer.state.global_step
+    measured = [entry for entry in trainer.state.log_history if "eval_loss" in entry and entry["step"] == step]
+    names = ["eval_loss", *(["eval_exact_match", "eval_token_f1"] if run.config.sft.eval_generation_rows else [])]
+    return {name: measured[-1].get(name) if measured else None for name in names}
+
+
+def tokens_per_second(trainer: RowTrainer, seconds: float, encoded: Sequence[EncodedRow]) -> float | None:
     """Tokens of the rows trained on, padding not counted, over the time of all steps."""
-    seconds = float(output.metrics.get("train_runtime") or 0)
     epochs = float(trainer.state.epoch or 0)
     return round(epochs * sum(map(len, encoded)) / seconds, 1) if seconds and epochs else None
 
 
-def _save(
-    job: TrainingJob,
-    trainable: TrainableModel,
-    trainer: Any,
-    metrics: dict[str, float | None],
-    rows: UsableRows,
-    heldout: UsableRows,
-    duration: float,
-    callbacks: TrainingCallbacks,
-) -> TrainingResult:
-    state = trainer.state
-    skipped = [*rows.skipped, *heldout.skipped]
-    peak = peak_memory_mb()
-    stopped_early = state.global_step < state.max_steps
-    facts = {
-        **provenance_of(job, trainable, skipped),
-        "rows": {"trained": len(rows.encoded), "heldout": len(heldout.encoded), "skipped": len(skipped)},
+def save(run: Run, trainable: TrainableModel, trainer: RowTrainer, metrics: dict[str, float | None]) -> TrainingResult:
+    """Writes the adapter with its provenance, and says what became of the run."""
+    job, state = run.job, trainer.state
+    duration, peak = time.monotonic() - run.started, peak_memory_mb()
+    outcome = {
         "metrics": metrics,
         "steps": state.global_step,
         "total_steps": state.max_steps,
-        "stopped_early": stopped_early,
+        "stopped_early": state.global_step < state.max_steps,
+        "ended_by": trainer.ended_by,
+        "best_step": run.best_step,
         "duration_seconds": round(duration, 3),
         "peak_memory_mb": peak,
-        **job.provenance,
     }
-    effective = save_adapter(
-        trainable.model,
-        trainable.processor,
-        job.adapter_dir,
-        base_model_name=job.effective.model_name,
-        facts=facts,
-        probe=probe_batch(trainable, rows.encoded[0]),
+    if run.best_step is not None:
+        run.warn(f"the adapter is that of step {run.best_step}, whose held-out loss was the lowest")
+    effective = save_in_the_room_there_is(
+        run,
+        lambda: save_adapter(
+            trainable.model,
+            trainable.processor,
+            job.adapter_dir,
+            base_model_name=job.effective.model_name,
+            facts={**outcome, **job.provenance, **provenance_of(run, trainable)},
+            probe=probe_batch(trainable, run.rows.encoded[0]),
+        ),
     )
-    warnings = list(job.effective.warnings)
     if not effective:
-        warnings.append("the adapter does not change the model's answers (it was trained too little or not at all)")
-        callbacks.on_warning(warnings[-1])
+        run.warn("the adapter does not change the model's answers (it was trained too little or not at all)")
     return TrainingResult(
         adapter_path=job.adapter_dir,
         steps=state.global_step,
         total_steps=state.max_steps,
-        stopped_early=stopped_early,
+        stopped_early=state.global_step < state.max_steps,
         adapter_effective=effective,
         metrics=metrics,
-        skipped_rows=skipped,
-        warnings=warnings,
+        skipped_rows=run.skipped,
+        warnings=run.warnings,
         duration_seconds=duration,
         peak_memory_mb=peak,
         checkpoint_path=latest_checkpoint(job.work_dir),
+        ended_by=trainer.ended_by,
+        best_step=run.best_step,
     )
 
 
-def provenance_of(job: TrainingJob, trainable: TrainableModel, skipped: Sequence[SkippedRow]) -> Mapping[str, Any]:
-    """What the adapter was made from; no path of this machine."""
-    effective = job.effective
+def save_in_the_room_there_is(run: Run, write: Callable[[], bool]) -> bool:
+    """Where the disk is too full for the adapter, all checkpoints but the newest make room for it."""
+    from safetensors import SafetensorError
+
+    from ftproject.engine.row_trainer import is_disk_failure
+
+    try:
+        return write()
+    except (OSError, RuntimeError, SafetensorError) as error:
+        if not is_disk_failure(error):
+            raise
+        run.warn(f"the adapter could not be written ({error}): older checkpoints were removed to make room for it")
+    drop_old_checkpoints(run.job.work_dir, keep=1)
+    return write()
+
+
+def provenance_of(run: Run, trainable: TrainableModel) -> Mapping[str, Any]:
+    """What the adapter was made from; no path of this machine. The split holds the rows that were really used."""
+    effective = run.job.effective
     return {
         "backend": effective.backend,
         "device": trainable.device,
-        "config": to_dict(effective.config),
-        "warnings": effective.warnings,
-        "seed": effective.config.sft.seed,
+        "config": to_dict(run.config),
+        "warnings": run.warnings,
+        "seed": run.config.sft.seed,
         "pixel_rule": asdict(pixel_rule_of(trainable.processor)),
-        "skipped_rows": [asdict(row) for row in skipped[:SKIPPED_ROWS_IN_PROVENANCE]],
+        "rows": {
+            "trained": len(run.rows.encoded),
+            "heldout": len(run.heldout.encoded),
+            "skipped": len(run.skipped),
+        },
+        "split": {"trained_rows": run.rows.numbers, "heldout_rows": run.heldout.numbers},
+        **skipped_facts(run.skipped),
     }
 
 
@@ -261,16 +344,6 @@ def probe_batch(trainable: TrainableModel, row: EncodedRow) -> dict[str, Any]:
     return {name: tensor.to(trainable.device) for name, tensor in batch.items()}
 
 
-def latest_checkpoint(work_dir: Path) -> Path | None:
-    """The newest complete checkpoint of a run, to resume from."""
-    found = [
-        (int(folder.name.rpartition("-")[2]), folder)
-        for folder in work_dir.glob("checkpoint-*")
-        if folder.name.rpartition("-")[2].isdigit() and (folder / "trainer_state.json").is_file()
-    ]
-    return max(found)[1] if found else None
-
-
 def peak_memory_mb() -> int:
     """The most memory used so far in MiB: of the CUDA device where there is one, else of this process."""
     import torch
@@ -281,11 +354,11 @@ def peak_memory_mb() -> int:
 
 
 @contextmanager
-def _out_of_memory_named() -> Iterator[None]:
+def _out_of_memory_explained(run: Run) -> Iterator[None]:
     try:
         yield
     except (RuntimeError, MemoryError) as error:
         if not is_out_of_memory(error):
             raise
-        advice = "lower per_device_train_batch_size (raise gradient_accumulation_steps), max_seq_length or max_pixels"
-        raise TrainingError("out_of_memory", f"the device ran out of memory; {advice}") from error
+        advice = memory_advice(run.config, run.failing_rows(), image_token_id=run.image_token_id)
+        raise TrainingError("out_of_memory", f"the device ran out of memory: {advice}") from error

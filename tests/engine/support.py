@@ -30,13 +30,15 @@ QUESTION = "Which digit is shown in the image?"
 
 @dataclass
 class Recorder:
-    """Training callbacks that keep what they were told and stop after a given step."""
+    """Training callbacks that keep what they were told, and ask for a stop once the step before `stop_after` was told.
+
+    The trainer asks at the end of a step, before it tells that step: so step `stop_after` is the last one.
+    """
 
     stop_after: int | None = None
     phases: list[str] = field(default_factory=list)
     progress: list[TrainingProgress] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
-    asked: int = 0
 
     def on_phase(self, phase: str, message: str) -> None:
         self.phases.append(phase)
@@ -48,8 +50,8 @@ class Recorder:
         self.warnings.append(message)
 
     def should_stop(self) -> bool:
-        self.asked += 1
-        return self.stop_after is not None and self.asked >= self.stop_after
+        steps = self.progress[-1].step if self.progress else 0
+        return self.stop_after is not None and steps >= self.stop_after - 1
 
     @property
     def losses(self) -> list[float]:

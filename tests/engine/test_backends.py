@@ -38,7 +38,7 @@ def test_the_fake_backend_walks_through_a_training_and_leaves_a_readable_adapter
 
 
 def test_the_fake_backend_stops_when_asked(tmp_path: Path) -> None:
-    result = get_backend("fake", CPU).train(training_job(tmp_path, [row(0)], max_steps=9), Recorder(stop_after=2))
+    result = get_backend("fake", CPU).train(training_job(tmp_path, [row(0)], max_steps=9), Recorder(stop_after=3))
     assert (result.steps, result.stopped_early) == (2, True)
 
 

@@ -10,7 +10,8 @@ import pytest
 
 from ftproject.engine.backends.base import EngineError, TrainingError
 from ftproject.engine.conversations import ResolvedConversation
-from ftproject.engine.trainer import not_finite_error, trainer_arguments
+from ftproject.engine.row_trainer import not_finite_error
+from ftproject.engine.trainer import trainer_arguments
 from ftproject.engine.training import latest_checkpoint, train
 from tests.engine.conftest import TrainedAdapter
 from tests.engine.support import CPU, QUESTION, Recorder, effective_config, row, save_image, training_job
@@ -301,4 +302,4 @@ def test_a_single_process_sees_a_single_gpu(
 
 
 def test_the_error_of_a_broken_loss_says_what_to_do() -> None:
-    assert "Lower the learning rate" in not_finite_error(3, [5, 9]).message
+    assert "Lower the learning rate" in not_finite_error("the loss of step 3", [5, 9]).message

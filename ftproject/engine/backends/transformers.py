@@ -6,14 +6,14 @@ from collections.abc import Sequence
 from typing import Any
 
 from ftproject.engine.backends.base import TrainingCallbacks, TrainingJob, TrainingResult
+from ftproject.engine.batches import Collate, RowCollator
 from ftproject.engine.configs import EffectiveConfig, LoraSettings
 from ftproject.engine.conversations import ResolvedConversation
 from ftproject.engine.encoding import EncodedRow
 from ftproject.engine.models import load_base_model, lora_target_regex, torch_device
 from ftproject.engine.processors import load_processor
 from ftproject.engine.resident import ResidentModel
-from ftproject.engine.trainer import RowCollator
-from ftproject.engine.training import Collate, TrainableModel, run_training
+from ftproject.engine.training import TrainableModel, run_training
 
 
 class TransformersBackend:
@@ -54,7 +54,7 @@ def build_trainable(effective: EffectiveConfig) -> TrainableModel:
     )
 
     def collator(_: Sequence[ResolvedConversation], encoded: Sequence[EncodedRow]) -> Collate:
-        return RowCollator(encoded, processor)
+        return RowCollator(encoded, processor, workers=config.sft.dataloader_num_workers or 0)
 
     return TrainableModel(add_adapter(model, config.lora), processor, device, collator)
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from ftproject.engine.backends.base import TrainingCallbacks, TrainingJob, TrainingResult
+from ftproject.engine.batches import ROWS_KEY, Collate
 from ftproject.engine.configs import EffectiveConfig, LoraSettings
 from ftproject.engine.conversations import ResolvedConversation, messages_of
 from ftproject.engine.encoding import ASSISTANT_TURN, EncodedRow
@@ -16,8 +17,7 @@ from ftproject.engine.images import open_image
 from ftproject.engine.models import model_facts
 from ftproject.engine.processors import apply_pixel_rule
 from ftproject.engine.resident import ResidentModel
-from ftproject.engine.trainer import ROWS_KEY
-from ftproject.engine.training import Collate, TrainableModel, run_training
+from ftproject.engine.training import TrainableModel, run_training
 
 USER_TURN = "<|im_start|>user\n"  # with ASSISTANT_TURN it bounds what the loss counts
 DEFAULT_SEQUENCE_LENGTH = 8192  # for generation, where no run gives one
