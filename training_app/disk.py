@@ -58,11 +58,13 @@ def free_disk_mb() -> int:
 
 def says_disk_full(error: BaseException) -> bool:
     """Whether this error, or one that it came from, means that the disk took no more."""
-    seen: BaseException | None = error
-    while seen is not None:
-        if isinstance(seen, OSError) and seen.errno in NO_ROOM:
+    seen: list[BaseException] = []
+    cause: BaseException | None = error
+    while cause is not None and cause not in seen:
+        if isinstance(cause, OSError) and cause.errno in NO_ROOM:
             return True
-        if any(words in str(seen).lower() for words in NO_ROOM_WORDS):
+        if any(words in str(cause).lower() for words in NO_ROOM_WORDS):
             return True
-        seen = seen.__cause__ or seen.__context__
+        seen.append(cause)
+        cause = cause.__cause__ or cause.__context__
     return False

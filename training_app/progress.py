@@ -72,6 +72,11 @@ class RunReporter:
         if persistently(lambda: self.run.advance(phase, message=text)):
             self.tell_status()
 
+    @property
+    def has_begun(self) -> bool:
+        """True once the training itself was reached: from then on a stop saves."""
+        return self.reached == len(PHASES) - 1
+
     def tell_status(self) -> None:
         persistently(lambda: publish_status(self.run))
 

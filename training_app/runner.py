@@ -3,6 +3,7 @@
 import logging
 import shutil
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import Any
 
 from datasets_app.preparation import PreparedRow, prepare_rows
 from ftproject.core.errors import ProductError
+from ftproject.engine.adapters import versions
 from ftproject.engine.backends.base import EngineError, TrainingJob, TrainingResult
 from ftproject.engine.configs import EffectiveConfig, TrainingConfig, TrainingOptions, from_dict
 from ftproject.engine.conversations import ResolvedConversation
@@ -23,8 +25,11 @@ from training_app.disk import require_free_disk, says_disk_full
 from training_app.models import TrainingRun
 from training_app.persistence import persistently
 from training_app.progress import RunReporter, StoppedBeforeFirstStepError, summarise_reasons
+from training_app.prompt_stop import leaves_before_first_step
 
 logger = logging.getLogger(__name__)
+
+Guard = Callable[[RunReporter], AbstractContextManager[object]]
 
 
 class RunFailedError(ProductError):
@@ -42,7 +47,12 @@ class SplitRows:
     skipped: dict[int, str]
 
 
-def execute_training(job: TrainingRun, should_stop: Callable[[], bool]) -> None:
+def execute_in_own_process(job: TrainingRun, should_stop: Callable[[], bool]) -> None:
+    """The same where the process is the run's own: a stop ends even the import of a library or a loader at once."""
+    execute_training(job, should_stop, guard=leaves_before_first_step)
+
+
+def execute_training(job: TrainingRun, should_stop: Callable[[], bool], *, guard: Guard = nullcontext) -> None:
     """Runs one claimed training run to its end; whatever goes wrong is raised, and ends the row in `error`."""
     reporter = RunReporter(job, should_stop)
     if origin := origin_of(job):
@@ -50,13 +60,25 @@ def execute_training(job: TrainingRun, should_stop: Callable[[], bool]) -> None:
         reporter.say(origin)
     reporter.tell_status()
     try:
-        finish_training(job, train_rows(job, reporter))
+        with guard(reporter):
+            result = train_rows(job, reporter)
+        finish_training(job, result)
     except Exception as exc:
-        if says_disk_full(exc):
-            raise disk_was_full(job) from exc
-        if isinstance(exc, EngineError):
-            raise RunFailedError(capitalised(exc.message), code=exc.code) from exc
+        if plain := plain_reason(job, exc):
+            raise plain from exc
         raise
+
+
+def plain_reason(job: TrainingRun, exc: Exception) -> RunFailedError | None:
+    """The failure in words for the user, where its own are none."""
+    if says_disk_full(exc):
+        return disk_was_full(job)
+    if getattr(exc, "code", "") == "stopped" and job.resumed_from_id is not None:
+        detail = f"Stopped before it went on: run {job.resumed_from_id} can be resumed again from step"
+        return RunFailedError(f"{detail} {job.resumed_step}.", code="stopped")
+    if isinstance(exc, EngineError):
+        return RunFailedError(capitalised(exc.message), code=exc.code)
+    return None
 
 
 def train_rows(job: TrainingRun, reporter: RunReporter) -> TrainingResult:
@@ -123,6 +145,7 @@ def note_rows(job: TrainingRun, rows: SplitRows) -> None:
         num_heldout_rows=len(rows.heldout),
         num_skipped_rows=len(rows.skipped),
         rows_sha256=rows_digest(rows.train, rows.heldout),
+        versions=versions(),
     )
 
 
