@@ -10,13 +10,14 @@ from typing import Any
 from django.conf import settings
 from django.db import DatabaseError, connection
 
-from ftproject.core.errors import BusyError, InvalidInputError, UnavailableError
+from ftproject.core.departure import ClientGoneError, Departure
+from ftproject.core.errors import BusyError, InvalidInputError, ProductError, UnavailableError
 from ftproject.core.jobs import queued_jobs
 from ftproject.core.lease import beat_lease, lease_wanted, release_lease
 from ftproject.engine.configs import GenerationParams
 from inference_app.chat_format import ChatAnswer, ChatFormatError
 from inference_app.device import gpu_busy, run_is_leaving, take_device
-from inference_app.model_client import ServerDiedError, ServerRefusedError
+from inference_app.model_client import CLIENT_GONE, ServerDiedError, ServerRefusedError
 from inference_app.server_process import Command, ServerProcess, ServerSpec, server_command, spawner
 from inference_app.session import ServedAdapter, Session, publish_status
 from inference_app.turnstile import Turnstile
@@ -24,7 +25,7 @@ from inference_app.turnstile import Turnstile
 logger = logging.getLogger(__name__)
 
 # Each holds one of the web process's threads while it waits; the rest must stay free for everything else.
-MAX_REQUESTS = 8
+MAX_REQUESTS = 32
 TURN_SECONDS = 1800.0
 POLL_SECONDS = 0.25
 BEAT_SECONDS = 2.0
@@ -32,6 +33,8 @@ LEAVE_SECONDS = 10.0
 # A waiting run looks every 0.2 s; without this pause a request could take the device back before it.
 YIELD_SECONDS = 3.0
 GONE_SECONDS = 20.0
+# The server stands after these: it freed the memory, or gave one answer up.
+HARMLESS = frozenset({"out_of_memory", "generation_timeout", "model_loading"})
 FAILED_HINT = "Try again: the next request starts a new model server. Its log is logs/model-server.log."
 NOT_LOADED: dict[str, Any] = {
     "loaded": False,
@@ -46,7 +49,7 @@ NOT_LOADED: dict[str, Any] = {
 
 
 class ModelServer:
-    """Thread-safe. `child` and `token` change only in the hands of the thread that has the turn."""
+    """Thread-safe. `child` and `token` change only in the hands of a thread that is alone in the turnstile."""
 
     def __init__(self, command: Command = server_command) -> None:
         self.command = command
@@ -57,20 +60,24 @@ class ModelServer:
         self.beat_at = 0.0
         self.used_at = 0.0
         self.yielded_at = -YIELD_SECONDS
+        self.wanted = False  # a run waits for the device: nobody joins those that are being answered
 
     @contextmanager
-    def session(self, spec: ServerSpec, *, wait_seconds: float = 0.0) -> Iterator[Session]:
-        """One request's use of the server for `spec`; waits for its turn, and `wait_seconds` for the device.
+    def session(
+        self, spec: ServerSpec, *, wait_seconds: float = 0.0, departure: Departure | None = None
+    ) -> Iterator[Session]:
+        """One request's use of the server for `spec`, beside others; waits `wait_seconds` for the device.
 
-        Raises ConflictError gpu_busy, BusyError, UnavailableError, and InvalidInputError with the server's code.
+        Raises ConflictError gpu_busy, BusyError, UnavailableError, ClientGoneError, and InvalidInputError with the
+        server's code.
         """
         if not self.requests.acquire(blocking=False):
             raise too_many_requests()
         try:
-            child = self.enter(spec, wait_seconds)
+            child = self.enter(spec, wait_seconds, departure)
             try:
                 with self.failures_told(child):
-                    yield Session(child)
+                    yield Session(child, departure)
             finally:
                 self.leave_turn()
         finally:
@@ -84,35 +91,51 @@ class ModelServer:
         *,
         adapter: ServedAdapter | None = None,
         wait_seconds: float = 0.0,
+        departure: Departure | None = None,
     ) -> ChatAnswer:
         """One answer in a session of its own."""
-        with self.session(spec, wait_seconds=wait_seconds) as session:
+        with self.session(spec, wait_seconds=wait_seconds, departure=departure) as session:
             return session.chat(messages, params, adapter)
 
-    def enter(self, spec: ServerSpec, wait_seconds: float) -> ServerProcess:
-        """Takes the turn with a server for `spec` started; no turn is held while waiting for the device."""
+    def enter(self, spec: ServerSpec, wait_seconds: float, departure: Departure | None = None) -> ServerProcess:
+        """Comes in beside the others with a server for `spec` running; nothing is held while waiting for the device."""
         began = time.monotonic()
         while True:
-            if not self.turnstile.take(TURN_SECONDS):
+            if not self.turnstile.enter(TURN_SECONDS):
                 raise too_many_requests()
-            try:
-                child = self.running_child(spec)
-            except BaseException:
-                self.turnstile.give()
-                raise
-            if child is not None:
+            child = self.child
+            if child is not None and self.serves(child, spec):
                 return child
-            self.turnstile.give()
+            self.turnstile.leave()
+            if self.start_for(spec):
+                continue
             # A run that has ended holds the device until its process is gone; to the user it is over already.
             patience = max(wait_seconds, GONE_SECONDS) if run_is_leaving() else wait_seconds
             if time.monotonic() - began >= patience:
                 raise gpu_busy()
+            if departure is not None and departure.happened:
+                raise ClientGoneError
             time.sleep(POLL_SECONDS)
+
+    def serves(self, child: ServerProcess, spec: ServerSpec) -> bool:
+        return child.spec == spec and child.is_alive and not child.failed and not self.wanted
+
+    def start_for(self, spec: ServerSpec) -> bool:
+        """Alone: makes way for a run that waits, or starts a server for `spec`; False while the device is not ours."""
+        if not self.turnstile.take(TURN_SECONDS):
+            raise too_many_requests()
+        try:
+            self.leave_if_wanted()
+            return self.running_child(spec) is not None
+        finally:
+            self.turnstile.give()
 
     def running_child(self, spec: ServerSpec) -> ServerProcess | None:
         """A living server for `spec`, started when needed; None while somebody else has the device."""
         if self.child is not None and not self.child.is_alive:
             self.report_death(self.child)
+            self.stop_child()
+        if self.child is not None and self.child.failed:
             self.stop_child()
         if self.child is not None and self.child.spec != spec:
             logger.info("changing the base model from %s to %s", self.child.spec.model_name, spec.model_name)
@@ -139,24 +162,33 @@ class ModelServer:
 
     @contextmanager
     def failures_told(self, child: ServerProcess) -> Iterator[None]:
-        """Turns what went wrong into an answer; a broken server is ended, and the next request starts a new one."""
+        """Turns what went wrong into an answer; a broken server answers those it has, and no more."""
         try:
             yield
         except ServerRefusedError as error:
-            if error.status < 500:
-                raise InvalidInputError(error.message, code=error.code) from error
-            logger.error("the model server failed: %s", error)
-            self.leave()
-            raise UnavailableError(error.message, code=error.code, hint=FAILED_HINT) from error
+            raise self.refusal_of(error, child) from error
         except (ServerDiedError, ChatFormatError) as error:
+            child.failed = True
             logger.error("the model server failed: %s\n%s", error, child.last_words())
-            self.leave(grace_seconds=0.0)
             raise server_failed() from error
 
+    def refusal_of(self, error: ServerRefusedError, child: ServerProcess) -> ProductError:
+        if error.status == CLIENT_GONE:
+            return ClientGoneError()
+        if error.status < 500:
+            return InvalidInputError(error.message, code=error.code)
+        logger.error("the model server failed: %s", error)
+        child.failed = error.code not in HARMLESS
+        return UnavailableError(error.message, code=error.code, hint=FAILED_HINT)
+
     def leave_turn(self) -> None:
-        """The end of a request; a run that waits for the device goes before the requests that wait for their turn."""
+        """The end of a request; the last one out makes way for a run, and ends a server that has failed."""
+        self.used_at = time.monotonic()
+        if self.turnstile.leave() or not self.turnstile.take(0.0, first=True):
+            return
         try:
-            self.used_at = time.monotonic()
+            if self.child is not None and (self.child.failed or not self.child.is_alive):
+                self.leave(grace_seconds=0.0)
             self.leave_if_wanted()
         except DatabaseError:
             # The answer stands; `tend` asks again in half a second.
@@ -165,10 +197,12 @@ class ModelServer:
             self.turnstile.give()
 
     def leave_if_wanted(self) -> bool:
-        if self.token is None or not lease_wanted(self.token):
+        self.wanted = self.token is not None and lease_wanted(self.token)
+        if not self.wanted:
             return False
         logger.info("a run wants the GPU: the model server leaves")
         self.leave()
+        self.wanted = False
         self.yielded_at = time.monotonic()
         return True
 
@@ -194,6 +228,7 @@ class ModelServer:
         if token is None:
             return
         self.beat(token)
+        self.wanted = lease_wanted(token)
         if not self.turnstile.take(0.0, first=True):
             return
         try:
@@ -213,10 +248,10 @@ class ModelServer:
 
     def tend_idle(self) -> None:
         child = self.child
-        if child is None or not child.is_alive:
-            if child is not None:
+        if child is None or child.failed or not child.is_alive:
+            if child is not None and not child.is_alive:
                 self.report_death(child)
-            self.leave()
+            self.leave(grace_seconds=0.0)
         elif not self.leave_if_wanted() and time.monotonic() - self.used_at > settings.INFERENCE_IDLE_SECONDS:
             logger.info("the model server leaves: unused for %s s", settings.INFERENCE_IDLE_SECONDS)
             self.leave()

@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -51,6 +52,7 @@ def server_command(spec: ServerSpec, socket: Path) -> list[str]:
         "--adapters": adapters_dir(),
         "--backend": spec.backend,
         "--max-seq-length": settings.DEFAULT_MAX_SEQ_LENGTH,
+        "--request-seconds": settings.INFERENCE_TIMEOUT_SECONDS,
         "--parent": os.getpid(),
     }
     given = [f"{name}={value}" for name, value in arguments.items() if value is not None]
@@ -68,7 +70,9 @@ class ServerProcess:
         self.spec = spec
         self.socket = socket_path()
         self.since: datetime | None = None
+        self.failed = False  # it may still answer those it has, but gets no new request
         self.adapters: set[str] = set()
+        self.loading = threading.Lock()
         self.last_status: dict[str, Any] = {}
         self.process = spawner.submit(self._spawn, command(spec, self.socket)).result()
         self.client = ModelClient(self.socket)
@@ -91,9 +95,15 @@ class ServerProcess:
     def is_alive(self) -> bool:
         return self.process.poll() is None
 
-    def wait_until_loaded(self) -> None:
-        """Raises ServerDiedError, and ServerRefusedError when the model cannot be loaded."""
-        until = time.monotonic() + LOAD_SECONDS
+    def wait_until_loaded(self) -> bool:
+        """True for the one caller that saw it come; raises ServerDiedError, and ServerRefusedError when it cannot."""
+        if self.since is not None:
+            return False
+        with self.loading:
+            return self._wait_until_loaded()
+
+    def _wait_until_loaded(self) -> bool:
+        waited, until = self.since is None, time.monotonic() + LOAD_SECONDS
         while self.since is None:
             if not self.is_alive:
                 raise ServerDiedError(f"it ended with code {self.process.returncode} while loading")
@@ -106,17 +116,21 @@ class ServerProcess:
                 raise ServerDiedError(f"the model was not loaded after {LOAD_SECONDS:.0f} s")
             else:
                 time.sleep(POLL_SECONDS)
+        return waited
 
     def read_status(self) -> dict[str, Any]:
         """What the server says of itself; its last words, or nothing, while it does not answer."""
         self.last_status = self.client.status() or self.last_status
         return self.last_status
 
-    def load_adapter(self, name: str, path: Path) -> None:
-        """Loads an adapter once per server; raises ServerDiedError and ServerRefusedError."""
-        if name not in self.adapters:
+    def load_adapter(self, name: str, path: Path) -> bool:
+        """Loads an adapter once per server, True for who did; raises ServerDiedError and ServerRefusedError."""
+        with self.loading:
+            if name in self.adapters:
+                return False
             self.client.load_adapter(name, path)
             self.adapters.add(name)
+            return True
 
     def stop(self, grace_seconds: float) -> None:
         """SIGTERM lets the request in flight end; after the grace time everything it started is killed."""

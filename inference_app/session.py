@@ -1,10 +1,12 @@
 """One request's turn on the model server: its answers, and the time it spent on loading."""
 
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ftproject.core.departure import Departure
 from ftproject.core.events import publish
 from ftproject.engine.configs import GenerationParams
 from inference_app.chat_format import ChatAnswer, openai_params, read_answer
@@ -20,29 +22,43 @@ class ServedAdapter:
 
 
 class Session:
-    """The turn of one request: several answers from the same loaded base."""
+    """One request's use of the model server: several answers from the same loaded base, given up when it leaves."""
 
-    def __init__(self, child: ServerProcess) -> None:
+    def __init__(self, child: ServerProcess, departure: Departure | None = None) -> None:
         self.child = child
+        self.departure = departure
         self.load_ms = 0.0
 
     def prepare(self, adapter: ServedAdapter | None) -> None:
         """Waits for the base and the adapter, and counts the time that this request spent on it."""
         started = time.monotonic()
         needed = self.child.since is None or (adapter is not None and adapter.name not in self.child.adapters)
-        self.child.wait_until_loaded()
+        news = self.child.wait_until_loaded()
         if adapter is not None:
-            self.child.load_adapter(adapter.name, adapter.path)
+            news = self.child.load_adapter(adapter.name, adapter.path) or news
         if needed:
             self.load_ms += round((time.monotonic() - started) * 1000, 1)
+        if news:
             publish_status(loaded=True, adapter=adapter)
 
     def chat(
         self, messages: list[dict[str, Any]], params: GenerationParams, adapter: ServedAdapter | None = None
     ) -> ChatAnswer:
+        """The whole answer to messages in OpenAI's format."""
+        return read_answer(self.complete({"messages": messages, **openai_params(params)}, adapter))
+
+    def complete(self, body: dict[str, Any], adapter: ServedAdapter | None = None) -> dict[str, Any]:
+        """A chat completion in OpenAI's format; the model's name is put in here."""
         self.prepare(adapter)
-        model = adapter.name if adapter else self.child.spec.model_name
-        return read_answer(self.child.client.chat({"model": model, "messages": messages, **openai_params(params)}))
+        return self.child.client.chat(self.named(body, adapter), self.departure)
+
+    def stream(self, body: dict[str, Any], adapter: ServedAdapter | None = None) -> Iterator[dict[str, Any]]:
+        """The chunks of a streamed completion."""
+        self.prepare(adapter)
+        yield from self.child.client.stream_chat(self.named(body, adapter), self.departure)
+
+    def named(self, body: dict[str, Any], adapter: ServedAdapter | None) -> dict[str, Any]:
+        return body | {"model": adapter.name if adapter else self.child.spec.model_name}
 
 
 def publish_status(*, loaded: bool, adapter: ServedAdapter | None = None) -> None:

@@ -1,35 +1,72 @@
-"""Lets one thread at a time use the model server, in the order they came."""
+"""Lets many threads use the model server at once, or one alone change it, in the order they came."""
 
 import threading
 import time
 from collections import deque
+from dataclasses import dataclass
+
+
+@dataclass(eq=False)
+class Ticket:
+    shared: bool
 
 
 class Turnstile:
-    """A fair lock: threading.Lock hands itself to anybody, so a busy hour could keep one request waiting for ever."""
+    """A fair lock for users and changers: who waits to change it goes before users that come later.
+
+    Python's locks hand themselves to anybody, so a busy hour could keep a run from the device for ever.
+    """
 
     def __init__(self) -> None:
         self._changed = threading.Condition()
-        self._line: deque[object] = deque()
-        self._held = False
+        self._line: deque[Ticket] = deque()
+        self._users = 0
+        self._taken = False
+
+    def enter(self, timeout: float) -> bool:
+        """Comes in as one user of many; False when it took longer than `timeout` seconds."""
+        return self._wait(Ticket(shared=True), timeout, first=False)
+
+    def leave(self) -> int:
+        """A user goes; returns how many are left."""
+        with self._changed:
+            self._users -= 1
+            self._changed.notify_all()
+            return self._users
 
     def take(self, timeout: float, *, first: bool = False) -> bool:
-        """Waits for the turn, at most `timeout` seconds; `first` goes before all that wait. False: not taken."""
-        ticket, until = object(), time.monotonic() + timeout
+        """Waits until nobody else is in, at most `timeout` seconds; `first` goes before all that wait."""
+        return self._wait(Ticket(shared=False), timeout, first=first)
+
+    def give(self) -> None:
+        with self._changed:
+            self._taken = False
+            self._changed.notify_all()
+
+    def _wait(self, ticket: Ticket, timeout: float, *, first: bool) -> bool:
+        until = time.monotonic() + timeout
         with self._changed:
             if first:
                 self._line.appendleft(ticket)
             else:
                 self._line.append(ticket)
-            while self._held or self._line[0] is not ticket:
+            while not self._may_enter(ticket):
                 left = until - time.monotonic()
                 if left <= 0 or not self._changed.wait(left):
+                    if self._may_enter(ticket):
+                        break
                     self._line.remove(ticket)
                     self._changed.notify_all()
                     return False
             self._line.popleft()
-            self._held = True
+            self._users += ticket.shared
+            self._taken = not ticket.shared
+            self._changed.notify_all()  # the next in line may be a user too
             return True
+
+    def _may_enter(self, ticket: Ticket) -> bool:
+        free = not self._taken and (ticket.shared or self._users == 0)
+        return free and self._line[0] is ticket
 
     def __len__(self) -> int:
         """How many wait."""
@@ -37,9 +74,5 @@ class Turnstile:
 
     @property
     def held(self) -> bool:
-        return self._held
-
-    def give(self) -> None:
-        with self._changed:
-            self._held = False
-            self._changed.notify_all()
+        """Whether anybody is in."""
+        return self._taken or self._users > 0

@@ -4,16 +4,18 @@ Under ASGI Django gives each request its own thread context and with it a new da
 measured); threads that stay keep theirs, and the usual middlewares cost nothing (docs/decisions/001).
 """
 
+import asyncio
 import json
 from typing import Any, cast
 
 from a2wsgi import WSGIMiddleware
 
+from ftproject.core.departure import SCOPE_KEY, Departure
 from ftproject.core.gate import AsgiApp, Receive, Scope, Send
 from ftproject.core.problem import problem_body
 
-# Inference that waits for the GPU and slow downloads hold a thread each; threads are started only when needed.
-THREADS = 32
+# An inference request (32 at most at once) and a slow download hold a thread each; threads start only when needed.
+THREADS = 48
 
 
 class RequestCutOffError(OSError):
@@ -29,19 +31,39 @@ class WsgiBridge:
         if b"transfer-encoding" in names and b"content-length" not in names:
             await refuse_chunked(scope, send)
             return
-        await self.app(scope, whole_body(receive), send)
+        incoming = Incoming(receive)
+        scope[SCOPE_KEY] = incoming.departure
+        try:
+            await self.app(scope, incoming.receive, send)
+        finally:
+            incoming.forget()
 
 
-def whole_body(receive: Receive) -> Receive:
-    """a2wsgi takes a disconnect for the end of the body: half an upload would pass for a whole one."""
+class Incoming:
+    """A request's body for a2wsgi, and after it the watch over its client."""
 
-    async def receive_or_fail() -> Any:
-        message = await receive()
+    def __init__(self, receive: Receive) -> None:
+        self.departure = Departure()
+        self._receive = receive
+        self._watch: asyncio.Task[None] | None = None
+
+    async def receive(self) -> Any:
+        """a2wsgi takes a disconnect for the end of the body: half an upload would pass for a whole one."""
+        message = await self._receive()
         if message["type"] == "http.disconnect":
             raise RequestCutOffError("the client closed the connection")
+        if not message.get("more_body", False):
+            self._watch = asyncio.create_task(self._until_departure())
         return message
 
-    return receive_or_fail
+    async def _until_departure(self) -> None:
+        while (await self._receive())["type"] != "http.disconnect":
+            pass
+        self.departure.happen()
+
+    def forget(self) -> None:
+        if self._watch is not None:
+            self._watch.cancel()
 
 
 async def refuse_chunked(scope: Scope, send: Send) -> None:

@@ -16,7 +16,7 @@ import uvicorn
 from ftproject.engine.configs import choose_backend
 from ftproject.engine.gpu import device_facts
 from ftproject.engine.parent import die_with_parent
-from ftproject.engine.server_app import build_app
+from ftproject.engine.server_app import REQUEST_SECONDS, build_app
 from ftproject.engine.server_model import ModelSpec, ServedModel
 
 LEAVE_SECONDS = 10  # a request in flight has this long after SIGTERM
@@ -38,7 +38,7 @@ def main(argv: list[str] | None = None) -> None:
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     served = ServedModel(read_spec(arguments), arguments.adapters)
     config = uvicorn.Config(
-        build_app(served, arguments.images),
+        build_app(served, arguments.images, request_seconds=arguments.request_seconds),
         lifespan="on",
         log_config=None,
         access_log=False,
@@ -60,6 +60,9 @@ def parse_arguments(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--backend", default="auto")
     parser.add_argument("--load-in-4bit", action=argparse.BooleanOptionalAction)
     parser.add_argument("--max-seq-length", type=int)
+    parser.add_argument(
+        "--request-seconds", type=float, default=REQUEST_SECONDS, help="the longest answer, waiting included"
+    )
     parser.add_argument("--parent", type=int, help="pid whose death ends this process")
     return parser.parse_args(argv)
 

@@ -53,6 +53,7 @@ def build_app(served: ServedModel, image_root: Path, *, request_seconds: float =
             Route("/status", routes.status),
             Route("/v1/models", routes.models),
             Route("/v1/chat/completions", routes.chat, methods=["POST"]),
+            Route("/cancel", routes.cancel, methods=["POST"]),
             Route("/v1/load_lora_adapter", routes.load_lora_adapter, methods=["POST"]),
         ],
         exception_handlers={EngineError: answer_engine_error, ImageError: answer_engine_error},
@@ -64,6 +65,7 @@ class ModelRoutes:
         self.served = served
         self.image_root = image_root
         self.request_seconds = request_seconds
+        self.asked: dict[str, AskedChat] = {}
 
     async def health(self, _: Request) -> Response:
         """200 once the model answers, as vLLM's; 503 until then."""
@@ -98,6 +100,7 @@ class ModelRoutes:
         asked = AskedChat(body, self.request_seconds)
         answer = asyncio.create_task(self.answer(asked))
         answer.add_done_callback(lambda task: task.cancelled() or task.exception())  # its reader may have left
+        self.remember(request.headers.get("x-request-id"), asked, answer)
         try:
             await asked.begun(answer, request)
             if body.stream:
@@ -106,6 +109,18 @@ class ModelRoutes:
             return JSONResponse(self.writer(body).completion(await answer))
         except CancelledGenerationError:
             return Response(status_code=CLIENT_GONE)
+
+    async def cancel(self, request: Request) -> Response:
+        """Gives an answer up by the X-Request-ID of its request; one that is not there has ended."""
+        match await read_json(request):
+            case {"request_id": str(request_id)} if request_id in self.asked:
+                self.asked[request_id].gone.set()
+        return JSONResponse({})
+
+    def remember(self, request_id: str | None, asked: AskedChat, answer: asyncio.Task[ChatAnswer]) -> None:
+        if request_id:
+            self.asked[request_id] = asked
+            answer.add_done_callback(lambda _: self.asked.pop(request_id, None))
 
     async def answer(self, asked: AskedChat) -> ChatAnswer:
         body = asked.body
@@ -124,6 +139,8 @@ class ModelRoutes:
             yield writer.last_chunk(done)
             if asked.body.include_usage:
                 yield writer.usage_chunk(done)
+        except CancelledGenerationError:
+            return
         except (EngineError, ImageError) as error:
             yield event(error_body(error, STATUSES.get(error.code, 400)))
         finally:

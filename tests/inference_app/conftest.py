@@ -27,11 +27,18 @@ class Stub:
 
     def command(self, spec: ServerSpec, socket: Path) -> list[str]:
         given = ["--socket", str(socket), "--model-name", spec.model_name, "--starts", str(self.starts)]
+        given += ["--heard", str(self.starts.with_name("heard"))]
         return [sys.executable, str(STUB), *given, *self.flags]
 
     @property
     def pids(self) -> list[int]:
         return [int(line) for line in self.starts.read_text().split()] if self.starts.exists() else []
+
+    @property
+    def heard(self) -> list[str]:
+        """The last words of every chat request, as they came."""
+        path = self.starts.with_name("heard")
+        return path.read_text().splitlines() if path.exists() else []
 
 
 @pytest.fixture

@@ -1,7 +1,7 @@
 """A hand-made model server for fast tests: HTTP over the unix socket as the real one, answers made up.
 
-What it should do wrong stands in the prompt of a request ("die", "sleep 3", "fail 500 out_of_memory", "garbage") or
-in a flag of its start. It imports nothing of the product.
+What it should do stands in the prompt of a request ("die", "sleep 3", "fail 500 out_of_memory", "garbage", "until
+cancelled", "stream", "stream break") or in a flag of its start. It imports nothing of the product.
 """
 
 import argparse
@@ -18,6 +18,7 @@ from typing import Any
 
 STARTED = time.monotonic()
 LORAS: dict[str, str] = {}
+CANCELLED: set[str] = set()
 ANSWERING = threading.Event()
 LEAVING = threading.Event()
 OPTIONS = argparse.Namespace()
@@ -44,7 +45,15 @@ class Handler(BaseHTTPRequestHandler):
         if self.path == "/v1/load_lora_adapter":
             self.load_adapter(body)
             return
-        text = body["messages"][0]["content"][-1]["text"]
+        if self.path == "/cancel":
+            CANCELLED.add(body["request_id"])
+            self.answer(200, {})
+            return
+        content = body["messages"][-1]["content"]
+        text = content if isinstance(content, str) else content[-1]["text"]
+        if OPTIONS.heard:
+            with open(OPTIONS.heard, "a") as stream:
+                print(text, file=stream)
         ANSWERING.set()
         try:
             self.chat(text, body)
@@ -64,10 +73,16 @@ class Handler(BaseHTTPRequestHandler):
             os.kill(os.getpid(), signal.SIGKILL)
         if wait := re.fullmatch(r"sleep ([\d.]+)", text):
             time.sleep(float(wait[1]))
-        if text == "garbage":
+        if text == "until cancelled":
+            while self.headers["X-Request-ID"] not in CANCELLED:
+                time.sleep(0.01)
+            self.answer(499, "")
+        elif text == "garbage":
             self.answer(200, {"choices": []})
         elif failure := re.fullmatch(r"fail (\d+) (\w+)", text):
             self.refuse(int(failure[1]), failure[2], f"stub says {failure[2]}")
+        elif body.get("stream"):
+            self.stream(text)
         elif body["model"] not in {OPTIONS.model_name, *LORAS}:
             self.refuse(404, "model_not_found", "unknown model")
         else:
@@ -85,6 +100,27 @@ class Handler(BaseHTTPRequestHandler):
                 "timings": {"generation_ms": 1.25, "load_ms": 0.0},
             },
         )
+
+    def stream(self, text: str) -> None:
+        self.send_response(200)
+        self.send_header("Content-Type", "text/event-stream")
+        self.send_header("Connection", "close")
+        self.end_headers()
+        for piece in ("", "one ", "two"):
+            self.chunk({"delta": {"content": piece}, "finish_reason": None})
+        if text == "stream garbage":
+            self.wfile.write(b"data: {\n\n")
+        if text == "stream die":
+            os.kill(os.getpid(), signal.SIGKILL)
+        if text in {"stream", "hello"}:
+            self.chunk({"delta": {}, "finish_reason": "stop"})
+            self.wfile.write(b"data: [DONE]\n\n")
+        self.close_connection = True
+
+    def chunk(self, choice: dict[str, Any]) -> None:
+        body = {"id": "chatcmpl-1", "object": "chat.completion.chunk", "choices": [{"index": 0, **choice}]}
+        self.wfile.write(b"data: " + json.dumps(body).encode() + b"\n\n")
+        self.wfile.flush()
 
     def refuse(self, status: int, code: str, message: str) -> None:
         self.answer(status, {"error": {"code": code, "message": message}})
@@ -126,6 +162,7 @@ if __name__ == "__main__":
     parser.add_argument("--load-error")
     parser.add_argument("--deaf", action="store_true", help="SIGTERM is not heard")
     parser.add_argument("--starts", help="a file that gets a line per start")
+    parser.add_argument("--heard", help="a file that gets a line per chat request")
     OPTIONS = parser.parse_args()
     signal.signal(signal.SIGTERM, leave)
     threading.Thread(target=die_at_end_of_stdin, daemon=True).start()

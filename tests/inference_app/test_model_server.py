@@ -15,11 +15,13 @@ import psutil
 import pytest
 from django.utils import timezone
 
+from ftproject.core.departure import ClientGoneError, Departure
 from ftproject.core.errors import BusyError, ConflictError, InvalidInputError, UnavailableError
 from ftproject.core.jobs import Job
 from ftproject.core.lease import acquire_lease, lease_holder, release_lease, want_lease
 from ftproject.core.models import Event, GpuLease
 from inference_app import model_server as module
+from inference_app.chat_format import openai_messages
 from inference_app.device import this_holder
 from inference_app.model_server import ModelServer
 from inference_app.server_process import ServerSpec, server_log
@@ -155,10 +157,108 @@ def test_a_refusal_of_the_request_leaves_the_server_alone(server: ModelServer, s
 
 def test_a_failure_inside_the_server_ends_it(server: ModelServer, stub: Stub, spec: ServerSpec) -> None:
     with pytest.raises(UnavailableError) as caught:
-        say(server, spec, "fail 503 out_of_memory")
-    assert caught.value.code == "out_of_memory"
+        say(server, spec, "fail 500 generation_failed")
+    assert caught.value.code == "generation_failed"
     assert is_gone(stub.pids[0])
     assert lease_holder() == ""
+
+
+@pytest.mark.parametrize(("status", "code"), [(503, "out_of_memory"), (504, "generation_timeout")])
+def test_one_answer_that_was_too_much_leaves_the_server_to_the_others(
+    server: ModelServer, stub: Stub, spec: ServerSpec, status: int, code: str
+) -> None:
+    with pytest.raises(UnavailableError) as caught:
+        say(server, spec, f"fail {status} {code}")
+    assert caught.value.code == code
+    assert heard(say(server, spec, "a"))["pid"] == stub.pids[0]
+
+
+def test_requests_are_answered_beside_each_other(server: ModelServer, stub: Stub, spec: ServerSpec) -> None:
+    say(server, spec, "a")
+    started = time.monotonic()
+    with ThreadPoolExecutor(6) as threads:
+        asked = [threads.submit(in_thread_of_its_own, lambda: heard(say(server, spec, "sleep 0.5"))) for _ in range(6)]
+        assert {job.result()["pid"] for job in asked} == {stub.pids[0]}
+    assert time.monotonic() - started < 1.5
+
+
+def test_a_failure_lets_the_answers_beside_it_end_and_the_next_one_meets_a_new_server(
+    server: ModelServer, stub: Stub, spec: ServerSpec
+) -> None:
+    say(server, spec, "a")
+    with ThreadPoolExecutor(2) as threads:
+        flying = threads.submit(in_thread_of_its_own, lambda: heard(say(server, spec, "sleep 0.8")))
+        wait_until(lambda: server.turnstile.held)
+        with pytest.raises(UnavailableError):
+            say(server, spec, "fail 500 generation_failed")
+        after = threads.submit(in_thread_of_its_own, lambda: heard(say(server, spec, "b")))
+        assert flying.result()["pid"] == stub.pids[0]
+        assert after.result()["pid"] == stub.pids[1]
+
+
+def test_another_base_waits_for_the_answers_of_the_first(server: ModelServer, stub: Stub, spec: ServerSpec) -> None:
+    say(server, spec, "a")
+    with ThreadPoolExecutor(1) as threads:
+        flying = threads.submit(in_thread_of_its_own, lambda: heard(say(server, spec, "sleep 0.5")))
+        wait_until(lambda: server.turnstile.held)
+        assert heard(say(server, replace(spec, model_name="other"), "b"))["pid"] == stub.pids[1]
+        assert flying.result()["pid"] == stub.pids[0]
+
+
+def test_a_client_that_leaves_ends_its_answer_and_nobody_elses(
+    server: ModelServer, stub: Stub, spec: ServerSpec
+) -> None:
+    say(server, spec, "a")
+    departure = Departure()
+    with ThreadPoolExecutor(2) as threads:
+        gone = threads.submit(in_thread_of_its_own, lambda: say(server, spec, "until cancelled", departure=departure))
+        stays = threads.submit(in_thread_of_its_own, lambda: heard(say(server, spec, "sleep 0.5")))
+        wait_until(lambda: len(stub.heard) == 3)
+        departure.happen()
+        with pytest.raises(ClientGoneError):
+            gone.result(timeout=5)
+        assert stays.result()["pid"] == stub.pids[0]
+
+
+def test_a_client_that_has_left_already_is_not_asked_for(server: ModelServer, stub: Stub, spec: ServerSpec) -> None:
+    departure = Departure()
+    departure.happen()
+    with pytest.raises(ClientGoneError):
+        say(server, spec, "a", departure=departure)
+    assert stub.heard == []
+
+
+def test_a_client_that_leaves_while_it_waits_for_the_device_waits_no_longer(
+    server: ModelServer, spec: ServerSpec
+) -> None:
+    assert acquire_lease("evaluation:1")
+    departure = Departure()
+    threading.Timer(0.3, departure.happen).start()
+    started = time.monotonic()
+    with pytest.raises(ClientGoneError):
+        say(server, spec, "a", wait_seconds=20, departure=departure)
+    assert time.monotonic() - started < 3
+
+
+def test_a_stream_comes_piece_by_piece(server: ModelServer, spec: ServerSpec) -> None:
+    with server.session(spec) as session:
+        chunks = list(session.stream({"messages": openai_messages("stream", [])}))
+    assert [chunk["choices"][0]["delta"].get("content") for chunk in chunks] == ["", "one ", "two", None]
+
+
+@pytest.mark.parametrize("text", ["stream break", "stream garbage", "stream die"])
+def test_a_stream_that_breaks_off_never_passes_for_a_whole_answer(
+    server: ModelServer, stub: Stub, spec: ServerSpec, text: str
+) -> None:
+    with pytest.raises(UnavailableError), server.session(spec) as session:
+        list(session.stream({"messages": openai_messages(text, [])}))
+    assert heard(say(server, spec, "a"))["pid"] == stub.pids[1]
+
+
+def test_a_stream_is_refused_as_a_whole_answer_is(server: ModelServer, spec: ServerSpec) -> None:
+    with pytest.raises(InvalidInputError) as caught, server.session(spec) as session:
+        list(session.stream({"messages": openai_messages("fail 400 prompt_too_long", [])}))
+    assert caught.value.code == "prompt_too_long"
 
 
 def test_a_model_that_cannot_be_loaded_is_told_and_tried_again_later(
@@ -242,17 +342,17 @@ def test_an_idle_server_leaves_within_a_second_when_a_run_wants_the_gpu(
     assert acquire_lease(run.name)
 
 
-def test_a_run_that_wants_the_gpu_waits_for_the_answer_in_flight_only(
+def test_a_run_that_wants_the_gpu_waits_for_the_answers_in_flight_only(
     server: ModelServer, stub: Stub, spec: ServerSpec
 ) -> None:
     say(server, spec, "a")
     with ThreadPoolExecutor(2) as threads:
         flying = threads.submit(in_thread_of_its_own, lambda: heard(say(server, spec, "sleep 0.8")))
         wait_until(lambda: server.turnstile.held)
-        behind = threads.submit(in_thread_of_its_own, lambda: say(server, spec, "b"))
         run = make_training(status=Job.Status.QUEUED)
         want_lease(run.name)
         server.tend()  # may not take the server from under the request
+        behind = threads.submit(in_thread_of_its_own, lambda: say(server, spec, "b"))
         assert flying.result()["pid"] == stub.pids[0]
         with pytest.raises(ConflictError):
             behind.result()

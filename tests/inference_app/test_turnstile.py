@@ -1,4 +1,4 @@
-"""One at a time, in the order of coming."""
+"""Users together, changers alone, all in the order of coming."""
 
 import threading
 import time
@@ -61,3 +61,48 @@ def test_one_who_gives_up_does_not_block_those_behind() -> None:
     turnstile.give()
     behind.join()
     assert order == ["behind"]
+
+
+def test_users_are_in_together_and_a_changer_waits_for_all_of_them() -> None:
+    turnstile, order = Turnstile(), list[str]()
+    assert turnstile.enter(0)
+    assert turnstile.enter(0)
+    changer = line_up(turnstile, "changer", order)
+    assert turnstile.leave() == 1
+    time.sleep(0.05)
+    assert order == []
+    assert turnstile.leave() == 0
+    changer.join()
+    assert order == ["changer"]
+
+
+def test_a_changer_goes_before_users_that_came_later() -> None:
+    turnstile, order = Turnstile(), list[str]()
+    assert turnstile.enter(0)
+    changer = line_up(turnstile, "changer", order)
+    assert not turnstile.enter(0.05), "it came after the changer"
+    turnstile.leave()
+    changer.join()
+    assert turnstile.enter(0)
+
+
+def test_users_behind_a_changer_that_gives_up_come_in_at_once() -> None:
+    turnstile = Turnstile()
+    assert turnstile.enter(0)
+    impatient = threading.Thread(target=turnstile.take, args=(0.2,))
+    impatient.start()
+    while len(turnstile) == 0:
+        time.sleep(0.005)
+    started = time.monotonic()
+    assert turnstile.enter(5)
+    assert time.monotonic() - started < 1
+    impatient.join()
+
+
+def test_nobody_is_in_with_a_changer() -> None:
+    turnstile = Turnstile()
+    assert turnstile.take(0)
+    assert turnstile.held
+    assert not turnstile.enter(0.02)
+    turnstile.give()
+    assert not turnstile.held
