@@ -23,7 +23,7 @@ logger = logging.getLogger(__name__)
 WRITE_SECONDS = 0.2
 SAY_SECONDS = 0.5
 PHASES = (Job.Status.LOADING_MODEL, Job.Status.PREPARING_DATA, Job.Status.TRAINING)
-METRIC_FIELDS = ("epoch", "loss", "learning_rate", "grad_norm", "eval_loss")
+METRIC_FIELDS = ("epoch", "loss", "learning_rate", "grad_norm", "eval_loss", "eval_exact_match", "eval_token_f1")
 LONGEST_MESSAGE = 500
 
 
@@ -152,6 +152,8 @@ class RunReporter:
             "lr": progress.learning_rate,
             "grad_norm": progress.grad_norm,
             "eval_loss": progress.eval_loss,
+            "eval_exact_match": progress.eval_exact_match,
+            "eval_token_f1": progress.eval_token_f1,
             "eta": progress.eta_seconds,
         }
 

@@ -201,6 +201,7 @@ def finish_training(job: TrainingRun, result: TrainingResult) -> None:
         metrics=run_metrics(result),
         stopped_early=result.stopped_early,
         current_step=result.steps,
+        best_step=result.best_step,
         total_steps=result.total_steps,
         eta_seconds=0.0,
         trained_rows=encode_ranges(trained),

@@ -60,6 +60,8 @@ class TrainingProgressEvent(TypedDict):
     lr: float | None
     grad_norm: float | None
     eval_loss: float | None
+    eval_exact_match: float | None
+    eval_token_f1: float | None
     eta: float | None
 
 
