@@ -2,7 +2,7 @@
 
 import dataclasses
 from collections import Counter, OrderedDict, deque
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Container, Generator, Iterator
 from concurrent.futures import Future, wait
 from dataclasses import dataclass
 from functools import partial
@@ -14,7 +14,7 @@ from django.conf import settings
 from datasets_app.archive_paths import Found, archived_image, batches, find_archived
 from datasets_app.images import ImageRefusedError, is_path, resolve_image
 from datasets_app.models import ColumnMapping, Dataset
-from datasets_app.selectors import iter_rows, read_rows, row_mapping
+from datasets_app.selectors import iter_rows, mapped_columns, read_rows, row_mapping
 from ftproject.core.image_hosts import HostLanes, HostRecord
 from ftproject.engine.conversations import (
     Conversation,
@@ -30,6 +30,8 @@ Outcome = Path | ImageRefusedError
 STOP_POLL_SECONDS = 0.5
 # A finished future is about 1 kB.
 KEPT_OUTCOMES = 8192
+# Rows may hold whole images as data URIs: so many characters wait at most, whatever the rows are.
+WAITING_CHARS = 16_000_000
 
 
 @dataclass(frozen=True)
@@ -79,7 +81,32 @@ def prepare_rows(
                 break
             ready.append(_prepared(pending, rules, lost))
             on_progress(len(ready), total)
-    return PreparedRows(ready, _warnings(lost))
+    return PreparedRows(ready, image_warnings(lost))
+
+
+def iter_prepared(
+    *,
+    dataset: Dataset,
+    mapping: ColumnMapping,
+    limit: int | None,
+    should_stop: Callable[[], bool],
+    indices: Container[int],
+    lost: Counter[str],
+    ahead: int,
+) -> Generator[PreparedRow, None, None]:
+    """The rows of `prepare_rows` one by one, without their cells, in bounded memory; a stop ends the iteration.
+
+    The images of `ahead` further rows are being fetched meanwhile. What is left out is counted in `lost`
+    (`image_warnings`). Close the iterator: fetches may be under way.
+    """
+    rules = row_mapping(mapping)
+    rows = iter_rows(dataset=dataset, limit=limit, columns=mapped_columns(mapping))
+    source = ((index, row) for index, row in rows if index in indices)
+    with ImageResolver(dataset) as resolver:
+        for pending in resolver.in_order(source, rules, ahead=ahead):
+            if not arrived(pending, should_stop):
+                return
+            yield dataclasses.replace(_prepared(pending, rules, lost), row=None)
 
 
 def prepare_row(*, dataset: Dataset, mapping: ColumnMapping, index: int) -> tuple[PreparedRow, list[str]]:
@@ -89,7 +116,7 @@ def prepare_row(*, dataset: Dataset, mapping: ColumnMapping, index: int) -> tupl
     with ImageResolver(dataset) as resolver:
         pending = next(resolver.in_order(iter([(index, row)]), rules))
         arrived(pending, lambda: False)
-        return _prepared(pending, rules, lost), _warnings(lost)
+        return _prepared(pending, rules, lost), image_warnings(lost)
 
 
 @dataclass(frozen=True)
@@ -126,14 +153,20 @@ class ImageResolver:
     def __exit__(self, *_: object) -> None:
         self.lanes.close()
 
-    def in_order(self, source: Iterator[tuple[int, Row]], rules: RowMapping) -> Iterator[PendingRow]:
-        ahead: deque[PendingRow] = deque()
-        window = 4 * settings.IMAGE_CONCURRENCY
-        for rows in batches(source, window):
-            ahead.extend(self._start(rows, rules))
-            while len(ahead) > window:
-                yield ahead.popleft()
-        yield from ahead
+    def in_order(self, source: Iterator[tuple[int, Row]], rules: RowMapping, *, ahead: int = 0) -> Iterator[PendingRow]:
+        """The rows with their images under way, `ahead` of them or WAITING_CHARS before the consumer."""
+        waiting: deque[PendingRow] = deque()
+        chars = 0
+        step = 4 * settings.IMAGE_CONCURRENCY
+        for rows in batches(source, step):
+            waiting.extend(self._start(rows, rules))
+            chars += sum(chars_of(row) for _, row in rows)
+            while len(waiting) > max(step, ahead) or (len(waiting) > step and chars > WAITING_CHARS):
+                pending = waiting.popleft()
+                chars -= chars_of(pending.row)
+                yield pending
+        while waiting:
+            yield waiting.popleft()
 
     def _start(self, rows: list[tuple[int, Row]], rules: RowMapping) -> list[PendingRow]:
         built = [build_conversation(index, row, rules) for index, row in rows]
@@ -166,6 +199,10 @@ class ImageResolver:
     def _keep(self, cell: str, future: "Future[Outcome]") -> "Future[Outcome]":
         self.started[_key(cell)] = future
         return future
+
+
+def chars_of(row: Row) -> int:
+    return sum(map(len, row.values()))
 
 
 def _key(cell: str) -> bytes:
@@ -233,7 +270,7 @@ def _prepared(pending: PendingRow, rules: RowMapping, lost: Counter[str]) -> Pre
     return PreparedRow(pending.index, pending.row, resolved, reason is not None, reason)
 
 
-def _warnings(lost: Counter[str]) -> list[str]:
+def image_warnings(lost: Counter[str]) -> list[str]:
     return [
         f"{count} image{'s' if count > 1 else ''} of column {where} left out; the rows go without"
         for where, count in lost.most_common()

@@ -85,6 +85,12 @@ def iter_rows(
         raise _table_missing(dataset) from None
 
 
+def mapped_columns(mapping: ColumnMapping) -> list[str]:
+    """The columns that a run reads; the others may be large."""
+    named = [mapping.prompt_column, mapping.response_column, mapping.ground_truth_column]
+    return list(dict.fromkeys([name for name in named if name] + mapping.image_url_columns + mapping.mandatory_columns))
+
+
 def row_mapping(mapping: ColumnMapping) -> RowMapping:
     """The mapping as the engine takes it."""
     return RowMapping(

@@ -1,7 +1,8 @@
 """Stores a run's samples and tells its row and the sockets how far it is, often enough to watch and never more."""
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 from evaluation_app.models import EvaluationRun, Sample
 from ftproject.core.events import EvalProgressEvent, publish
@@ -16,6 +17,8 @@ class ClaimLostError(RuntimeError):
 
 
 class ProgressReporter:
+    """Stores samples with what the row says of them, tells the sockets, and estimates the time left."""
+
     def __init__(self, run: EvaluationRun, *, clock: Callable[[], float] = time.monotonic) -> None:
         self.run, self.clock = run, clock
         self.done = self.done_before = run.samples.count()
@@ -23,20 +26,24 @@ class ProgressReporter:
         self.published_at: float | None = None
         self.published: int | None = None
 
-    def add(self, samples: Sequence[Sample]) -> None:
-        """Stores finished rows; `current` on the row is always right, the event may wait for the next one."""
+    def begin(self) -> None:
+        """The first row goes to the model now: the time left is reckoned from its speed alone."""
+        self.done_before, self.start = self.done, self.clock()
+
+    def add(self, samples: Sequence[Sample], **changes: Any) -> None:
+        """Stores finished rows and changes of the run; `current` is always right, the event may wait for the next."""
         if not samples:
             return
         reached = self.done + len(samples)
-        persistently(lambda: self.write(samples, reached))
+        persistently(lambda: self.write(samples, reached, changes))
         self.done = reached
         if self.published_at is None or self.clock() - self.published_at >= MIN_INTERVAL:
             self.flush()
 
-    def write(self, samples: Sequence[Sample], reached: int) -> None:
+    def write(self, samples: Sequence[Sample], reached: int, changes: Mapping[str, Any]) -> None:
         """In one transaction: after a kill the row never claims more than is stored."""
         Sample.objects.bulk_create(samples)
-        if not self.run.note(current=reached, eta_seconds=self.eta(reached)):
+        if not self.run.note(current=reached, eta_seconds=self.eta(reached), **changes):
             raise ClaimLostError(f"{self.run.name} is no longer ours")
 
     def flush(self) -> None:

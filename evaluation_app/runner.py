@@ -1,29 +1,32 @@
-"""Executes one evaluation run in its run process: load, prepare, answer the rows that have no sample yet, sum up."""
+"""Executes one evaluation run in its run process: reads rows, loads, answers those without a sample yet, sums up."""
 
 import logging
 import time
-from collections.abc import Callable, Sequence
+from collections import Counter
+from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
+from contextlib import closing
 from functools import partial
+from itertools import chain
 from pathlib import Path
+from typing import Any
 
 from django.conf import settings
 
-from datasets_app.preparation import PreparedRow, prepare_rows
+from datasets_app.preparation import PreparedRow, image_warnings
+from evaluation_app.loading import BaseModel, same_base
 from evaluation_app.models import EvaluationRun, Sample
 from evaluation_app.progress import ProgressReporter
-from evaluation_app.scoring import SampleWriter, summarise
+from evaluation_app.reuse import EarlierAnswer, EarlierAnswers
+from evaluation_app.scoring import SampleWriter, labels_of, summarise
 from evaluation_app.services import publish_status
 from evaluation_app.splits import rows_in_scope, seen_rows
+from evaluation_app.windows import iter_ground_truths, iter_windows
 from ftproject.core.errors import ProductError
 from ftproject.core.jobs import Job, requeue_job
-from ftproject.core.storage import models_dir
 from ftproject.core.tasks import drain_flag
-from ftproject.engine.backends import get_backend
-from ftproject.engine.backends.base import EngineError, Generation, LoadedModel, SkippedRow
-from ftproject.engine.classification import known_labels
-from ftproject.engine.configs import EVALUATION_GENERATION, parse_generation_params, resolve_model
+from ftproject.engine.backends.base import EngineError, Generation, LoadedModel
+from ftproject.engine.configs import EVALUATION_GENERATION, parse_generation_params
 from ftproject.engine.conversations import ResolvedConversation
-from ftproject.engine.gpu import device_facts
 from training_app.persistence import persistently
 
 logger = logging.getLogger(__name__)
@@ -56,22 +59,30 @@ def execute_evaluation(job: EvaluationRun, should_stop: ShouldStop) -> None:
 
 
 class RunningEvaluation:
+    """One run from claim to its last sample: rows come a window at a time, the model is loaded when there is one."""
+
     def __init__(self, job: EvaluationRun, should_stop: ShouldStop) -> None:
         self.job, self.should_stop = job, should_stop
         self.said_at = 0.0
+        self.warnings_before = list(job.warnings)
+        self.lost: Counter[str] = Counter()
 
     def run(self) -> None:
-        self.enter(Job.Status.LOADING_MODEL, f"Loading {self.job.model_name}")
-        model = self.load_model()
-        self.enter(Job.Status.PREPARING_DATA, "Preparing rows and images")
-        progress = ProgressReporter(self.job)
-        missing = self.prepare()
-        writer = SampleWriter(self.job, self.labels(missing), seen_rows(self.job))
-        skipped = [writer.skipped(row.resolved.conversation, reason_of(row)) for row in missing if row.skipped]
-        progress.add(skipped)
-        self.enter(Job.Status.EVALUATING, f"Answering {self.job.total} rows")
-        self.answer(model, [row.resolved for row in missing if not row.skipped], writer, progress)
-        progress.flush()
+        self.enter(Job.Status.LOADING_MODEL, f"Importing what {self.job.model_name} needs")
+        with BaseModel(self.job) as base:
+            self.enter(Job.Status.PREPARING_DATA, "Preparing rows and images")
+            self.scope = rows_in_scope(self.job)
+            self.job.note(total=len(self.scope))
+            self.progress = ProgressReporter(self.job)
+            labels = labels_of(self.job, iter_ground_truths(self.job, self.scope))
+            self.writer = SampleWriter(self.job, labels, seen_rows(self.job))
+            with closing(self.rows_to_answer(base)) as windows:
+                first = next(windows, None)
+                self.check_stop_with_rows_left()
+                if first is not None:
+                    self.answer(self.load(base), chain([first], windows))
+        self.check_stop_with_rows_left()
+        self.progress.flush()
 
     def enter(self, status: str, message: str) -> None:
         self.check_stop()
@@ -83,83 +94,117 @@ class RunningEvaluation:
         if self.should_stop():
             raise EvaluationStoppedError
 
-    def load_model(self) -> LoadedModel:
-        run, device = self.job, device_facts()
-        name, path = resolve_model(run.model_name, device, models_dir=models_dir())
-        backend = get_backend(run.backend or settings.BACKEND, device, model_name=name)
-        model = backend.load(name, path, **run.model_settings)
-        if self.adapter_path is not None:
-            model.ensure_adapter(self.adapter_path)
-        return model
+    def check_stop_with_rows_left(self) -> None:
+        """A stop after the last row spoils nothing."""
+        if self.progress.done < len(self.scope):
+            self.check_stop()
+
+    def load(self, base: BaseModel) -> LoadedModel:
+        if not base.is_held():
+            self.enter(Job.Status.LOADING_MODEL, f"Loading {self.job.model_name}")
+        return base.load()
 
     @property
     def adapter_path(self) -> Path | None:
         return self.job.adapter.path if self.job.adapter else None
 
-    def prepare(self) -> list[PreparedRow]:
-        """The rows in scope that have no sample yet, images resolved."""
-        scope = rows_in_scope(self.job)
-        stored = set(self.job.samples.values_list("index", flat=True))
-        prepared = prepare_rows(
-            dataset=self.job.dataset,
-            mapping=self.job.mapping,
-            limit=scope[-1] + 1 if scope else 0,
-            indices=set(scope) - stored,
-            should_stop=self.should_stop,
-            on_progress=self.show_preparation,
+    def rows_to_answer(self, base: BaseModel) -> Generator[list[ResolvedConversation], None, None]:
+        """Windows of rows for the model; skipped rows and answers known from earlier are stored on the way."""
+        windows = iter_windows(
+            self.job, self.scope, should_stop=self.should_stop, lost=self.lost, on_row=self.show_preparation
         )
-        self.check_stop()
-        warnings = list(dict.fromkeys([*self.job.warnings, *prepared.warnings]))
-        self.job.note(total=len(scope), warnings=warnings)
-        return prepared.rows
+        earlier: EarlierAnswers | None = None
+        for window in windows:
+            if earlier is None:
+                self.check_base(base.facts)
+                self.earlier = earlier = EarlierAnswers(self.job, base.facts)
+            usable = [row.resolved for row in window if not row.skipped]
+            known = earlier.find(usable)
+            self.store(window, known)
+            if missing := [row for row in usable if row.conversation.index not in known]:
+                yield missing
 
-    def show_preparation(self, done: int, total: int) -> None:
-        if time.monotonic() - self.said_at >= MESSAGE_SECONDS:
+    def check_base(self, facts: dict[str, Any]) -> None:
+        """A resumed run must not mix the answers of two models."""
+        before = self.job.engine_facts
+        if before and self.progress.done:
+            if before["weights"] != facts["weights"]:
+                raise EvaluationFailedError(
+                    f"The files of {self.job.model_name} are not those that the run's {self.progress.done} answers "
+                    "came from.",
+                    code="base_model_changed",
+                    hint="Start a new run.",
+                )
+            if before != facts:
+                self.warn("The run went on with other package versions or settings than it began with.")
+        self.job.note(engine_facts=facts)
+
+    def store(self, window: Sequence[PreparedRow], known: Mapping[int, EarlierAnswer]) -> None:
+        """Samples of the skipped rows, and of those that an earlier run has answered."""
+        samples = [self.writer.skipped(row.resolved.conversation, reason_of(row)) for row in window if row.skipped]
+        for row in window:
+            if (found := known.get(row.index)) is not None:
+                sample = self.sample(row.resolved, found.answer)
+                sample.reused = True
+                samples.append(sample)
+        changes: dict[str, Any] = {"warnings": self.all_warnings()}
+        if known:
+            runs = {found.run_id for found in known.values()}
+            changes["num_reused"] = self.job.num_reused + len(known)
+            changes["reused_from"] = sorted({*self.job.reused_from, *runs})
+        self.progress.add(samples, **changes)
+
+    def sample(self, row: ResolvedConversation, answer: Generation) -> Sample:
+        sample = self.writer.answered(row.conversation, answer)
+        sample.answer_key = self.earlier.key_of(row)
+        return sample
+
+    def warn(self, message: str) -> None:
+        self.warnings_before.append(message)
+        self.job.note(warnings=self.all_warnings())
+
+    def all_warnings(self) -> list[str]:
+        return list(dict.fromkeys([*self.warnings_before, *image_warnings(self.lost)]))
+
+    def show_preparation(self, ready: int) -> None:
+        if self.job.status == Job.Status.PREPARING_DATA and time.monotonic() - self.said_at >= MESSAGE_SECONDS:
             self.said_at = time.monotonic()
-            self.job.note(message=f"Preparing rows and images: {done} of {total}")
+            self.job.note(message=f"Preparing rows and images: {ready} of {len(self.scope)}")
 
-    def labels(self, missing: Sequence[PreparedRow]) -> list[str]:
-        """The labels of all evaluated rows, those of an earlier attempt included."""
-        if self.job.eval_mode != EvaluationRun.EvalMode.CLASSIFICATION:
-            return []
-        stored = self.job.samples.filter(skipped=False).values_list("ground_truth", flat=True)
-        return known_labels([*stored, *(row.resolved.conversation.ground_truth for row in missing if not row.skipped)])
-
-    def answer(
-        self,
-        model: LoadedModel,
-        rows: Sequence[ResolvedConversation],
-        writer: SampleWriter,
-        progress: ProgressReporter,
-    ) -> None:
-        from ftproject.engine.generation import evaluate_rows
+    def answer(self, model: LoadedModel, windows: Iterable[list[ResolvedConversation]]) -> None:
+        from ftproject.engine.generation import answer_windows
 
         def on_batch(done: list[tuple[ResolvedConversation, Generation]]) -> None:
-            progress.add([writer.answered(row.conversation, answer) for row, answer in done])
+            self.progress.add([self.sample(row, answer) for row, answer in done])
 
-        outcome = evaluate_rows(
+        def on_failed(row: ResolvedConversation, reason: str) -> None:
+            self.progress.add([self.writer.skipped(row.conversation, reason)])
+
+        self.enter(Job.Status.EVALUATING, f"Answering {len(self.scope)} rows")
+        self.progress.begin()
+        outcome = answer_windows(
             model,
-            rows,
+            windows,
             parse_generation_params(self.job.generation_params, EVALUATION_GENERATION),
             adapter=self.adapter_path,
             batch_size=settings.EVALUATION_BATCH_SIZE,
             on_batch=on_batch,
+            on_failed=on_failed,
             should_stop=self.should_stop,
         )
         if outcome.stopped:
             raise EvaluationStoppedError
-        progress.add(unanswerable(rows, outcome.failed, writer))
+        if outcome.out_of_memory:
+            self.warn(f"{outcome.out_of_memory} rows did not fit into memory, not even alone; they count as skipped.")
 
 
 def reason_of(row: PreparedRow) -> str:
     return row.skipped_reason or "skipped"
 
 
-def unanswerable(
-    rows: Sequence[ResolvedConversation], failed: Sequence[SkippedRow], writer: SampleWriter
-) -> list[Sample]:
-    by_index = {row.conversation.index: row.conversation for row in rows}
-    return [writer.skipped(by_index[item.index], item.reason) for item in failed]
+def shares_base(done: Job, waiting: Job) -> bool:
+    """Whether the process of an ended run can go on with a waiting job: the same base, loaded in the same way."""
+    return isinstance(done, EvaluationRun) and isinstance(waiting, EvaluationRun) and same_base(done, waiting)
 
 
 def complete(job: EvaluationRun) -> None:

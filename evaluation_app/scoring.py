@@ -1,6 +1,6 @@
 """Turns answers into samples, and the samples of a run into its figures."""
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -24,7 +24,7 @@ class SampleWriter:
 
     run: EvaluationRun
     labels: Sequence[str]
-    seen: set[int] | None
+    seen: Container[int] | None
 
     @cached_property
     def options(self) -> ScoringOptions:

@@ -1,12 +1,12 @@
 """Which rows of the dataset a run covers, and which of them its adapter was trained on."""
 
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 
 from datasets_app.models import Dataset
 from evaluation_app.models import EvaluationRun
+from evaluation_app.row_ranges import RowRanges
 from ftproject.core.errors import InvalidInputError
 from training_app.models import Adapter
-from training_app.selectors import heldout_row_numbers, trained_row_numbers
 
 
 def split_applies(*, adapter: Adapter | None, dataset: Dataset) -> bool:
@@ -18,17 +18,15 @@ def rows_in_scope(run: EvaluationRun) -> Sequence[int]:
     """The row numbers of the run, ascending: the first `sample_limit` of those that `rows` names."""
     if run.rows == EvaluationRun.Rows.ALL:
         return range(min(run.sample_limit or run.dataset.num_rows, run.dataset.num_rows))
-    return sorted(_split_rows(run))[: run.sample_limit]
+    return _split_rows(run)
 
 
-def _split_rows(run: EvaluationRun) -> set[int]:
+def _split_rows(run: EvaluationRun) -> RowRanges:
     adapter = run.split_adapter
-    if adapter is None or not split_applies(adapter=adapter, dataset=run.dataset):
+    if adapter is None or adapter.run is None or not split_applies(adapter=adapter, dataset=run.dataset):
         raise _no_split(run)
     heldout = run.rows == EvaluationRun.Rows.HELDOUT
-    numbers = heldout_row_numbers(adapter=adapter) if heldout else trained_row_numbers(adapter=adapter)
-    if numbers is None:
-        raise _no_split(run)
+    numbers = RowRanges(adapter.run.heldout_rows if heldout else adapter.run.trained_rows, run.sample_limit)
     if not numbers:
         raise InvalidInputError(
             f"Adapter {adapter.name!r} has no {run.rows} rows.",
@@ -52,9 +50,9 @@ def _no_split(run: EvaluationRun) -> InvalidInputError:
     )
 
 
-def seen_rows(run: EvaluationRun) -> set[int] | None:
+def seen_rows(run: EvaluationRun) -> Container[int] | None:
     """The rows that training saw, or None when that cannot be told."""
     adapter = run.split_adapter
-    if adapter is None or not split_applies(adapter=adapter, dataset=run.dataset):
+    if adapter is None or adapter.run is None or not split_applies(adapter=adapter, dataset=run.dataset):
         return None
-    return trained_row_numbers(adapter=adapter)
+    return RowRanges(adapter.run.trained_rows)

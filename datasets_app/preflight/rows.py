@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from datasets_app.models import ColumnMapping, Dataset
 from datasets_app.preflight.images import KnownImage, NotFetched, Outcome, look_up_images
 from datasets_app.preparation import image_cells
-from datasets_app.selectors import iter_rows, row_mapping
+from datasets_app.selectors import iter_rows, mapped_columns, row_mapping
 from ftproject.engine.backends.base import RowError
 from ftproject.engine.conversations import Conversation, RowMapping, build_conversation
 from ftproject.engine.token_counts import RowTokens, Size, TokenCounter
@@ -65,11 +65,6 @@ def judge_rows(
         known = look_up_images(dataset=dataset, cells={cell for row in cells for _, cell in row})
         for (talk, _), own in zip(read, cells, strict=True):
             yield judge.judge(talk, [(column, known[cell]) for column, cell in own])
-
-
-def mapped_columns(mapping: ColumnMapping) -> list[str]:
-    named = [mapping.prompt_column, mapping.response_column, mapping.ground_truth_column]
-    return list(dict.fromkeys([name for name in named if name] + mapping.image_url_columns + mapping.mandatory_columns))
 
 
 def row_chunks(rows: Iterator[tuple[int, Row]]) -> Iterator[list[tuple[int, Row]]]:

@@ -1,17 +1,21 @@
 """The executor port: starts, watches and stops a run process. The local child process is the default."""
 
+import codecs
 import contextlib
 import os
 import signal
 import subprocess
 import sys
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Protocol
 
 from django.conf import settings
 
 from ftproject.core.storage import log_path, run_dir
+
+LOG_BYTES = 64_000
 
 
 class RunHandle(Protocol):
@@ -31,6 +35,17 @@ class Executor(Protocol):
     def submit(self, kind: str, run_id: int, claim: str) -> RunHandle: ...
 
     def logs(self, kind: str, run_id: int, tail: int) -> str: ...
+
+    def log_since(self, kind: str, run_id: int, offset: int) -> "LogPart":
+        """What was written after the first `offset` bytes, at most LOG_BYTES of it."""
+
+
+@dataclass(frozen=True)
+class LogPart:
+    """Text of a log, and how many bytes of the log stand before what comes next."""
+
+    text: str
+    offset: int
 
 
 class LocalHandle:
@@ -63,6 +78,10 @@ class LocalHandle:
 
 
 class LocalExecutor:
+    def __init__(self, *, last: str = "") -> None:
+        # Name of a job after whose end the processes take up no other; empty: whatever suits them.
+        self.last = last
+
     def submit(self, kind: str, run_id: int, claim: str) -> LocalHandle:
         log = log_path(kind, run_id).open("ab")
         process = subprocess.Popen(
@@ -75,6 +94,7 @@ class LocalExecutor:
                 claim,
                 "--parent",
                 str(os.getpid()),
+                *(["--last", self.last] if self.last else []),
             ],
             stdin=subprocess.PIPE,
             stdout=log,
@@ -88,6 +108,9 @@ class LocalExecutor:
 
     def logs(self, kind: str, run_id: int, tail: int) -> str:
         return tail_of(log_path(kind, run_id), tail)
+
+    def log_since(self, kind: str, run_id: int, offset: int) -> LogPart:
+        return part_of(log_path(kind, run_id), offset)
 
 
 def run_environment(base: Mapping[str, str]) -> dict[str, str]:
@@ -111,7 +134,7 @@ def run_environment(base: Mapping[str, str]) -> dict[str, str]:
     }
 
 
-def tail_of(path: Path, lines: int, max_bytes: int = 64_000) -> str:
+def tail_of(path: Path, lines: int, max_bytes: int = LOG_BYTES) -> str:
     """The last lines of a text file, reading only its end."""
     try:
         with path.open("rb") as stream:
@@ -123,5 +146,19 @@ def tail_of(path: Path, lines: int, max_bytes: int = 64_000) -> str:
     return "\n".join(text.splitlines()[-lines:])
 
 
-def get_executor() -> Executor:
-    return LocalExecutor()
+def part_of(path: Path, offset: int, max_bytes: int = LOG_BYTES) -> LogPart:
+    """The bytes after `offset` as text; a character that is only half there is left for the next time."""
+    try:
+        with path.open("rb") as stream:
+            size = stream.seek(0, os.SEEK_END)
+            stream.seek(min(offset, size))
+            data = stream.read(max_bytes)
+    except FileNotFoundError:
+        return LogPart("", 0)
+    decoder = codecs.getincrementaldecoder("utf-8")("replace")
+    text = decoder.decode(data)
+    return LogPart(text, min(offset, size) + len(data) - len(decoder.getstate()[0]))
+
+
+def get_executor(*, last: str = "") -> Executor:
+    return LocalExecutor(last=last)

@@ -34,8 +34,10 @@ class Job(models.Model):
           |                                |                             |
           +--------------------------------+-----------------------------+--> error
 
-    Every arrow is one conditional UPDATE that must hit one row. `completed` and `error` are terminal. A job cancelled
-    in the queue, or stopped before it made anything, ends in `error` with that reason.
+    Every arrow is one conditional UPDATE that must hit one row. `completed` and `error` are terminal, except that
+    `reopen_job` puts an evaluation back from `error` into the queue: its samples stand, only the missing rows are
+    computed. `loading_model` and `preparing_data` may alternate (an evaluation reads its first rows before it loads).
+    A job cancelled in the queue, or stopped before it made anything, ends in `error` with that reason.
     """
 
     class Status(models.TextChoices):
@@ -209,6 +211,51 @@ def claim_job(job: Job) -> bool:
     return won == 1 and job.claim == claim
 
 
+class _NotPassedOnError(Exception):
+    """Rolls back a claim without its lease, or a lease without its claim."""
+
+
+def claim_successor(done: Job, waiting: Job) -> bool:
+    """Makes the process that ended one job answer for a waiting one: same claim, same supervisor, same lease.
+
+    All of it or nothing, so that whoever kills what at any moment leaves either a waiting job or one that its
+    supervisor follows. False when the job was taken or cancelled, or when somebody else wants the device.
+    """
+    from ftproject.core.lease import pass_lease
+
+    now = timezone.now()
+    try:
+        with transaction.atomic():
+            if not pass_lease(done.name, waiting.name):
+                raise _NotPassedOnError
+            if not (
+                type(waiting)
+                ._default_manager.filter(pk=waiting.pk, status=Job.Status.QUEUED)
+                .update(
+                    status=Job.Status.LOADING_MODEL,
+                    claim=done.claim,
+                    started_at=waiting.started_at or now,
+                    heartbeat_at=now,
+                    supervisor=done.supervisor,
+                    message=f"Goes on with the model of {done.KIND} run {done.pk}",
+                )
+            ):
+                raise _NotPassedOnError
+    except _NotPassedOnError:
+        return False
+    waiting.refresh_from_db()
+    return True
+
+
+def current_job(job: Job) -> Job:
+    """What a run process works on now, read afresh: the job it was started for, or one that it took up after it."""
+    for model in lane(job.NEEDS_GPU):
+        found = model._default_manager.filter(claim=job.claim, status__in=Job.ACTIVE).exclude(claim="").first()
+        if found is not None:
+            return found
+    return type(job)._default_manager.filter(pk=job.pk).first() or job
+
+
 def stop_job(job: Job, *, reason: str = "Stop requested") -> Job:
     """Stops an active job gracefully, or takes a waiting one out of the queue."""
     now, manager = timezone.now(), type(job)._default_manager
@@ -242,6 +289,26 @@ def requeue_job(job: Job, *, message: str) -> bool:
         "stop_requested_at": None,
     }
     return job._update(Job.ACTIVE, **changes)
+
+
+def reopen_job(job: Job, *, message: str, **changes: Any) -> bool:
+    """Puts a job that ended in `error` back into the queue; only for kinds whose finished work is kept row by row."""
+    rows = type(job)._default_manager.filter(pk=job.pk, status=Job.Status.ERROR)
+    changes = {
+        "status": Job.Status.QUEUED,
+        "claim": "",
+        "supervisor": "",
+        "message": message,
+        "error": None,
+        "completed_at": None,
+        "stop_requested_at": None,
+        "stopped_early": False,
+        **changes,
+    }
+    if rows.update(**changes) != 1:
+        return False
+    job.refresh_from_db()
+    return True
 
 
 def reap_dead_jobs() -> list[Job]:

@@ -34,6 +34,12 @@ def release_lease(token: str) -> bool:
     return GpuLease.objects.filter(pk=LEASE_PK, token=token).update(holder="", token="", heartbeat_at=None) == 1
 
 
+def pass_lease(holder: str, successor: str) -> bool:
+    """Gives the device on to the next job of the same process, token and all; False when somebody waits for it."""
+    mine = GpuLease.objects.filter(pk=LEASE_PK, holder=holder, wanted_by="")
+    return mine.update(holder=successor, acquired_at=timezone.now()) == 1
+
+
 def release_holder(holder: str) -> bool:
     """Frees the lease of a holder that is known to be dead."""
     return GpuLease.objects.filter(pk=LEASE_PK, holder=holder).update(holder="", token="", heartbeat_at=None) == 1

@@ -9,7 +9,7 @@ from django.db import DatabaseError, close_old_connections
 from django.utils import timezone
 
 from ftproject.core.executor import Executor, RunHandle, get_executor
-from ftproject.core.jobs import Job, claim_job, queued_jobs, reap_dead_jobs
+from ftproject.core.jobs import Job, claim_job, current_job, queued_jobs, reap_dead_jobs
 from ftproject.core.lease import acquire_lease, beat_lease, release_lease, want_lease
 from ftproject.core.storage import data_path
 
@@ -23,18 +23,20 @@ KILL_AFTER = timedelta(seconds=150)
 LOG_LINES = 20
 
 
-def run_next_job() -> str:
-    """Runs one job to its end. Harmless when the queue delivers twice: a second caller finds nothing to claim."""
+def run_next_job(executor: Executor | None = None) -> str:
+    """Runs one job to its end, and those that its process takes up after it (`run_context.Succession`).
+
+    Harmless when the queue delivers twice: a second caller finds nothing to claim.
+    """
     reap_dead_jobs()
     taken = take_next_job()
     if taken is None:
         return "nothing to do"
     job, token = taken
     try:
-        supervise(job, token, get_executor())
+        job = supervise(job, token, executor or get_executor())
     finally:
         release_lease(token)
-    job.refresh_from_db()
     return f"{job.name} {job.status}"
 
 
@@ -62,7 +64,8 @@ def drain_flag() -> Path:
     return data_path("run", "draining")
 
 
-def supervise(job: Job, token: str | None, executor: Executor) -> None:
+def supervise(job: Job, token: str | None, executor: Executor) -> Job:
+    """Starts the job's process, watches it to its end, and settles what it was working on; gives that job back."""
     try:
         handle = executor.submit(job.KIND, job.pk, job.claim)
     except OSError as exc:
@@ -72,11 +75,11 @@ def supervise(job: Job, token: str | None, executor: Executor) -> None:
         watch(job, token, handle)
     finally:
         handle.close()
-    settle(job, handle.poll(), executor)
+    return settle(job, handle.poll(), executor)
 
 
 def watch(job: Job, token: str | None, handle: RunHandle) -> None:
-    """Beats for the job until its process has ended, and ends a process that does not heed the stop flag."""
+    """Beats for the job in work until the process has ended, and ends one that does not heed the stop flag."""
     beat_at = 0.0
     while handle.poll() is None:
         if time.monotonic() - beat_at >= BEAT_SECONDS:
@@ -90,15 +93,16 @@ def beat(job: Job, token: str | None, handle: RunHandle) -> None:
     try:
         if token is not None:
             beat_lease(token)
-        job.beat()
-        enforce_stop(job, handle)
+        working_on = current_job(job)
+        working_on.beat()
+        enforce_stop(working_on, handle)
     except DatabaseError:
         logger.warning("%s: the database did not answer, trying again", job.name, exc_info=True)
         close_old_connections()
 
 
 def enforce_stop(job: Job, handle: RunHandle) -> None:
-    job.refresh_from_db(fields=["stop_requested_at"])
+    """A process whose job is to be stopped takes up no other, so the signal can hit no job but this."""
     if job.stop_requested_at is None:
         return
     waited = timezone.now() - job.stop_requested_at
@@ -108,14 +112,15 @@ def enforce_stop(job: Job, handle: RunHandle) -> None:
         handle.terminate()
 
 
-def settle(job: Job, exit_code: int | None, executor: Executor) -> None:
+def settle(job: Job, exit_code: int | None, executor: Executor) -> Job:
     """The process has ended: a row that it did not end itself becomes `error` with the reason and its last words."""
-    job.refresh_from_db()
-    if job.is_terminal or job.status == Job.Status.QUEUED:
-        return
+    job = current_job(job)
+    if not job.is_active:
+        return job
     reason = f"The run process ended {describe_exit(exit_code)}."
     last_words = executor.logs(job.KIND, job.pk, LOG_LINES).strip()
     job.finish(Job.Status.ERROR, error=f"{reason}\n{last_words}" if last_words else reason)
+    return job
 
 
 def describe_exit(exit_code: int | None) -> str:

@@ -16,6 +16,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 
 from ftproject.core.errors import ConflictError
+from ftproject.core.executor import get_executor
 from ftproject.core.jobs import Job
 from ftproject.core.queue import queue_worker_seen
 from ftproject.core.tasks import drain_flag, run_next_job
@@ -98,7 +99,7 @@ class JobsWait:
         if not queue_worker_seen():
             # A stopped server leaves the flag until the next start; we are that start.
             drain_flag().unlink(missing_ok=True)
-            last = max(self.jobs.values(), key=lambda job: job.created_at)
+            last = max(self.jobs.values(), key=lambda job: job.waits_since)
             self.worker = threading.Thread(target=self.work_queue, args=(last,), name="queue-worker", daemon=True)
             self.worker.start()
 
@@ -109,7 +110,7 @@ class JobsWait:
         """
         rows = type(last)._default_manager.filter(pk=last.pk)
         try:
-            while not rows.get().is_terminal and run_next_job() != "nothing to do":
+            while not rows.get().is_terminal and run_next_job(get_executor(last=last.name)) != "nothing to do":
                 pass
         except Exception as exc:
             logger.exception("the queue's work failed, trying again")

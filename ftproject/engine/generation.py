@@ -7,7 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from ftproject.engine.backends.base import EngineError, Generation, LoadedModel, RowError, SkippedRow
+from ftproject.engine.backends.base import Backend, EngineError, Generation, LoadedModel, RowError, SkippedRow
 from ftproject.engine.configs import GenerationParams
 from ftproject.engine.conversations import ResolvedConversation
 from ftproject.engine.models import is_out_of_memory
@@ -211,6 +211,16 @@ class Answering:
     def _does_not_fit(self, row: ResolvedConversation) -> None:
         self.outcome.out_of_memory += 1
         self.on_failed(row, "the row does not fit into memory, not even alone: lower max_pixels or max_new_tokens")
+
+
+def import_libraries(backend: Backend) -> None:
+    """Imports what the plain backend loads a model with; may run in a thread while something else is prepared.
+
+    Unsloth is left alone: what it patches depends on the order of imports.
+    """
+    if backend.name == "transformers":
+        import peft  # noqa: F401
+        import transformers.models.qwen3_vl.modeling_qwen3_vl  # noqa: F401
 
 
 def free_memory() -> None:

@@ -8,6 +8,7 @@ import pytest
 from django.utils import timezone
 
 from ftproject.core import tasks
+from ftproject.core.executor import LogPart
 from ftproject.core.jobs import Job, job_model, stop_job
 from ftproject.core.lease import acquire_lease, lease_holder
 from tests.core.jobs import make_evaluation, make_training
@@ -51,6 +52,9 @@ class ScriptedExecutor:
 
     def logs(self, kind: str, run_id: int, tail: int) -> str:
         return "the last words"
+
+    def log_since(self, kind: str, run_id: int, offset: int) -> LogPart:
+        return LogPart("the last words", 14)
 
 
 @pytest.fixture(autouse=True)

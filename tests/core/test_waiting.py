@@ -7,6 +7,7 @@ from django.core.management import CommandError
 from rich.console import Console
 
 from ftproject.core import waiting
+from ftproject.core.executor import Executor
 from ftproject.core.jobs import stop_job
 from ftproject.core.waiting import JobKindView, JobsWait
 from tests.core.jobs import make_training
@@ -29,7 +30,7 @@ def test_a_queue_that_cannot_be_worked_is_given_up_with_the_reason_and_nothing_i
 ) -> None:
     job = make_training()
 
-    def fail() -> str:
+    def fail(executor: Executor) -> str:
         raise OSError("no more processes")
 
     monkeypatch.setattr(waiting, "run_next_job", fail)
@@ -43,7 +44,7 @@ def test_it_works_the_queue_until_its_last_job_has_ended(monkeypatch: pytest.Mon
     first, second = make_training(), make_training()
     order: list[int] = []
 
-    def end_the_oldest() -> str:
+    def end_the_oldest(executor: Executor) -> str:
         oldest = type(first).objects.filter(status="queued").order_by("id").first()
         if oldest is None:
             return "nothing to do"

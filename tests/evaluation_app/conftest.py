@@ -11,6 +11,7 @@ from rest_framework.test import APIClient
 
 from datasets_app.models import Dataset
 from datasets_app.services import dataset_import, mapping_set
+from evaluation_app.loading import let_go
 from evaluation_app.models import EvaluationRun
 from evaluation_app.runner import execute_evaluation
 from ftproject.core.jobs import claim_job
@@ -25,6 +26,7 @@ COLUMNS = ("prompt", "answer", "note")
 def instant_engine(data_dir: Path, settings: Any) -> None:
     settings.BACKEND = "fake"
     settings.EVALUATION_BATCH_SIZE = 4
+    let_go()
 
 
 @pytest.fixture
