@@ -19,6 +19,7 @@ from ftproject.engine.configs import GenerationParams
 from ftproject.engine.conversations import ResolvedConversation
 from ftproject.engine.decoding import DecodedRow, DecodingRequest, decode_batch
 from ftproject.engine.encoding import EncodedRow, PixelCache, RowEncoder, build_batch
+from ftproject.engine.label_scores import cut_after_end, log_probabilities_of_answers
 from ftproject.engine.processors import PixelRule, apply_pixel_rule, pixel_rule_of
 
 ADAPTERS_IN_MEMORY = 4
@@ -130,6 +131,23 @@ class ResidentModel:
             answers = self._run(model, inputs, params, on_token)
             spent = (time.perf_counter() - started) * 1000 / len(rows)
         return [self._generation(row, ids, spent) for row, ids in zip(rows, answers, strict=True)]
+
+    def answer_log_probabilities(
+        self, conversations: Sequence[ResolvedConversation], *, adapter: Path | None
+    ) -> list[float]:
+        """Of each conversation, the natural log of the probability that the answer is its response and then ends.
+
+        One forward pass of prompt and response, no generation. Raises RowError, AdapterError.
+        """
+        import torch
+
+        if not conversations:
+            return []
+        with self._lock, self._answering(adapter) as model, torch.inference_mode():
+            encode = self._view_of(adapter).encoder.encode
+            rows = [self._fitting(encode(conversation, with_response=True)) for conversation in conversations]
+            rows = [cut_after_end(row, self._end_ids()) for row in rows]
+            return log_probabilities_of_answers(model, self._inputs(rows, adapter), rows)
 
     def answer(self, requests: Sequence[ChatRequest]) -> list[ChatAnswer]:
         """One answer per chat, in order, those of one adapter in one batch; what is wrong with one is its `error`."""

@@ -135,6 +135,11 @@ class LoadedModel(Protocol):
     def answer(self, requests: Sequence[ChatRequest]) -> list[ChatAnswer]:
         """One answer per chat, in order; what is wrong with one of them is its `error`."""
 
+    def answer_log_probabilities(
+        self, conversations: Sequence[ResolvedConversation], *, adapter: Path | None
+    ) -> list[float]:
+        """Of each conversation, the log-probability that the answer is exactly its response, the end included."""
+
     def preload(self, conversations: Sequence[ResolvedConversation], *, adapter: Path | None = None) -> None:
         """Prepares the images of coming conversations; may run in another thread, and never raises EngineError."""
 

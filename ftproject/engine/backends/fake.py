@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -16,6 +17,13 @@ from ftproject.engine.backends.base import (
     TrainingJob,
     TrainingProgress,
     TrainingResult,
+)
+from ftproject.engine.checkpoints import (
+    REQUIRED_FILES,
+    JobFacts,
+    adopt_checkpoint,
+    drop_old_checkpoints,
+    write_checkpoint,
 )
 from ftproject.engine.configs import GenerationParams, to_dict
 from ftproject.engine.conversations import Conversation, ResolvedConversation
@@ -33,6 +41,15 @@ class FakeModel:
 
     def preload(self, conversations: Sequence[ResolvedConversation], *, adapter: Path | None = None) -> None:
         """Nothing to prepare."""
+
+    def answer_log_probabilities(
+        self, conversations: Sequence[ResolvedConversation], *, adapter: Path | None
+    ) -> list[float]:
+        """The ground truth is nine times as probable as anything else with an adapter, and no more without."""
+        return [
+            math.log(0.9 if adapter and row.conversation.response == row.conversation.ground_truth else 0.1)
+            for row in conversations
+        ]
 
     def prompt_lengths(
         self, conversations: Sequence[ResolvedConversation], *, adapter: Path | None = None
@@ -113,16 +130,16 @@ class FakeBackend:
             callbacks.on_warning(warning)
         for phase in ("loading_model", "preparing_data", "training"):
             callbacks.on_phase(phase, f"{phase} (fake)")
-        step = _steps_done(job.resume_from_checkpoint)
+        step = _steps_done(job)
         loss = 4.0 / (step + 1)
         while step < sft.max_steps:
             step, loss = step + 1, 4.0 / (step + 1)
             left = float(sft.max_steps - step)
             callbacks.on_progress(TrainingProgress(step, sft.max_steps, 0.0, loss, sft.learning_rate, 1.0, None, left))
             if sft.save_steps and step % sft.save_steps == 0:
-                _checkpoint(job.work_dir, step)
+                _checkpoint(job, step)
             if callbacks.should_stop():
-                _checkpoint(job.work_dir, step)
+                _checkpoint(job, step)
                 break
         callbacks.on_phase("saving", "saving (fake)")
         metrics: dict[str, float | None] = {"loss": loss, "train_loss": loss, "eval_loss": None}
@@ -154,14 +171,21 @@ class FakeBackend:
         return FakeModel(model_name)
 
 
-def _checkpoint(work_dir: Path, step: int) -> None:
-    folder = work_dir / f"checkpoint-{step}"
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / "trainer_state.json").write_text(json.dumps({"global_step": step}))
+def _checkpoint(job: TrainingJob, step: int) -> None:
+    def fill(folder: Path) -> None:
+        for name in REQUIRED_FILES:
+            (folder / name).write_bytes(b"")
+
+    config = job.effective.config
+    facts = JobFacts(to_dict(config), "fake", "fake", {})
+    total = config.sft.max_steps
+    write_checkpoint(job.work_dir, fill, step=step, total_steps=total, job=facts, loop={})
+    drop_old_checkpoints(job.work_dir, keep=config.sft.save_total_limit)
 
 
-def _steps_done(checkpoint: Path | None) -> int:
-    return int(json.loads((checkpoint / "trainer_state.json").read_text())["global_step"]) if checkpoint else 0
+def _steps_done(job: TrainingJob) -> int:
+    source = job.resume_from_checkpoint
+    return adopt_checkpoint(source, job.work_dir).step if source else 0
 
 
 def _fill(folder: Path, job: TrainingJob, metrics: dict[str, float | None]) -> None:
