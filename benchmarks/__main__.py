@@ -4,7 +4,7 @@ import os
 import sys
 import tempfile
 
-BENCHMARKS = ["serving", "events", "shutdown", "datasets", "images", "preflight"]
+BENCHMARKS = ["serving", "events", "shutdown", "datasets", "images", "preflight", "kills"]
 
 
 def main() -> None:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ftproject.core.storage import run_path
-from ftproject.engine.training import latest_checkpoint
+from ftproject.engine.checkpoints import latest_checkpoint
 from training_app.models import TrainingRun
 
 
@@ -67,8 +67,7 @@ def resumability(run: TrainingRun) -> Resumability:
 
 def was_stopped(run: TrainingRun) -> bool:
     """True for a run that was asked to stop; early stopping by patience ends a run that has got what it looked for."""
-    patience = run.config.get("sft_config", {}).get("early_stopping_patience")
-    return run.stopped_early and (run.stop_requested_at is not None or patience is None)
+    return run.stopped_early and run.metrics.get("ended_by") != "patience"
 
 
 def living_continuation(run: TrainingRun) -> TrainingRun | None:

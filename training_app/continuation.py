@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from ftproject.core.errors import ProductError
+from ftproject.engine.checkpoints import latest_checkpoint
 from ftproject.engine.conversations import ResolvedConversation
 from ftproject.engine.splits import decode_ranges, encode_ranges
-from ftproject.engine.training import latest_checkpoint
 from training_app.checkpoints import checkpoints_dir, lineage
 from training_app.models import TrainingRun
 

@@ -211,7 +211,6 @@ def finish_training(job: TrainingRun, result: TrainingResult) -> None:
         num_skipped_rows=(job.num_skipped_rows or 0) + len(too_long),
     )
     persistently(completion)
-    job.refresh_from_db()  # another process asked for the stop
     if not was_stopped(job):  # a stopped run keeps its checkpoints, to be taken up again
         free_checkpoints(job)
 
@@ -223,6 +222,7 @@ def run_metrics(result: TrainingResult) -> dict[str, Any]:
         "duration_seconds": round(result.duration_seconds, 3),
         "peak_memory_mb": result.peak_memory_mb,
         "adapter_effective": result.adapter_effective,
+        "ended_by": result.ended_by,
     }
 
 

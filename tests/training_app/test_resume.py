@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -269,7 +270,7 @@ def test_a_run_that_early_stopping_ended_is_complete_and_keeps_no_checkpoints(
 
     def train(job: TrainingJob, callbacks: TrainingCallbacks) -> TrainingResult:
         callbacks.should_stop = After(4)  # type: ignore[method-assign]  # patience, not the user
-        return plain(FakeBackend(), job, callbacks)
+        return replace(plain(FakeBackend(), job, callbacks), ended_by="patience")
 
     train_with(monkeypatch, train)
     settings = {"max_steps": 9, "eval_steps": 2, "early_stopping_patience": 1}

@@ -155,6 +155,7 @@ class FakeBackend:
             warnings=list(job.effective.warnings),
             duration_seconds=0.0,
             peak_memory_mb=0,
+            ended_by="stop" if step < sft.max_steps else "steps",
         )
 
     def load(
