@@ -34,6 +34,8 @@ class TrainingRun(Job):
     heldout_rows = models.TextField(blank=True, default="")
     # What those rows hold, image contents included: a continuation on other rows would not be the same run.
     rows_sha256 = models.CharField(max_length=64, blank=True, default="")
+    # Of the packages that decide a result, written by the run process itself.
+    versions = models.JSONField(default=dict, blank=True)
     num_train_rows = models.IntegerField(null=True, blank=True)
     num_heldout_rows = models.IntegerField(null=True, blank=True)
     num_skipped_rows = models.IntegerField(null=True, blank=True)

@@ -9,7 +9,6 @@ from django.db.models import QuerySet
 
 from ftproject.core.errors import ConflictError, NotFoundError
 from ftproject.core.events import EventMessage, event_message
-from ftproject.core.executor import get_executor
 from ftproject.core.jobs import queue_position
 from ftproject.core.models import Event
 from ftproject.core.pagination import Page
@@ -94,7 +93,7 @@ def run_facts(run: TrainingRun) -> dict[str, Any]:
 
 
 def run_details(run: TrainingRun) -> dict[str, Any]:
-    return run_facts(run) | {"requested_config": run.requested_config, "config": run.config}
+    return run_facts(run) | {"requested_config": run.requested_config, "config": run.config, "versions": run.versions}
 
 
 def finite(value: Any) -> Any:
@@ -136,10 +135,6 @@ def list_run_events(*, run: TrainingRun, since: int, limit: int) -> list[EventMe
     """Stored events of a run with an id above `since`, oldest first."""
     events = Event.objects.filter(run_kind=run.KIND, run_id=run.pk, id__gt=since).order_by("id")
     return [event_message(event) for event in events[:limit]]
-
-
-def read_run_log(*, run: TrainingRun, tail: int) -> str:
-    return get_executor().logs(run.KIND, run.pk, tail)
 
 
 def list_adapters() -> list[Adapter]:

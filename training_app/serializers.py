@@ -7,7 +7,7 @@ from rest_framework.request import Request
 
 from ftproject.core.errors import InvalidInputError, Problem
 from ftproject.core.pagination import PageSerializer
-from ftproject.core.serializers import StrictIntegerField, StrictSerializer
+from ftproject.core.serializers import StrictIntegerField
 from ftproject.engine.configs import to_dict
 from training_app.configuration import LARGEST_ID
 from training_app.models import Adapter, TrainingMetric, TrainingRun
@@ -21,19 +21,6 @@ class RunListQuerySerializer(PageSerializer):
 
     status = serializers.ChoiceField(choices=TrainingRun.Status.values, required=False)
     dataset_id = StrictIntegerField(required=False, min_value=1, max_value=LARGEST_ID)
-
-
-class MetricsQuerySerializer(StrictSerializer):
-    since_step = StrictIntegerField(required=False, default=0, min_value=0, max_value=LARGEST_ID)
-
-
-class EventsQuerySerializer(StrictSerializer):
-    since = StrictIntegerField(required=False, default=0, min_value=0, max_value=LARGEST_ID)
-    limit = StrictIntegerField(required=False, default=500, min_value=1, max_value=500)
-
-
-class LogQuerySerializer(StrictSerializer):
-    tail = StrictIntegerField(required=False, default=200, min_value=1, max_value=5000)
 
 
 class StartedSerializer(serializers.Serializer[Any]):
@@ -127,6 +114,10 @@ class RunSerializer(TrainingStatusSerializer):
 class RunDetailSerializer(RunSerializer):
     requested_config = serializers.DictField(help_text="The body as it was sent.")
     config = serializers.DictField(help_text="The effective configuration.")
+    versions = serializers.DictField(help_text="Of the packages that decide a result; empty before the run has begun.")
+    reproduce = serializers.DictField(
+        help_text="The run as a recipe: body, curl lines, command; dataset hash, mapping, split, seed, versions."
+    )
 
 
 class RunListSerializer(serializers.Serializer[Any]):
@@ -162,11 +153,6 @@ class MetricListSerializer(serializers.Serializer[Any]):
 class EventListSerializer(serializers.Serializer[Any]):
     run_id = serializers.IntegerField()
     events = serializers.ListField(child=serializers.DictField())
-
-
-class LogSerializer(serializers.Serializer[Any]):
-    run_id = serializers.IntegerField()
-    log = serializers.CharField(help_text="The last lines that the run process wrote.")
 
 
 def read_idempotency_key(request: Request) -> str | None:

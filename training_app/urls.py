@@ -4,6 +4,7 @@ from rest_framework.routers import SimpleRouter
 
 from training_app.merge_views import AdapterMergeViewSet, MergeViewSet
 from training_app.resume_views import ResumeViewSet
+from training_app.run_report_views import RunReportViewSet
 from training_app.token_preview_views import TokenPreviewViewSet
 from training_app.views import AdapterViewSet, TrainingRunViewSet, TrainingViewSet
 
@@ -12,6 +13,7 @@ def register(router: SimpleRouter) -> None:
     """Adds this app's view sets to the one router."""
     router.register("api/training/runs", TrainingRunViewSet, basename="training-runs")
     router.register("api/training/runs", ResumeViewSet, basename="training-resume")
+    router.register("api/training/runs", RunReportViewSet, basename="training-reports")
     router.register("api/training/adapters", AdapterViewSet, basename="adapters")
     router.register("api/training/adapters", AdapterMergeViewSet, basename="adapter-merge")
     router.register("api/training/merges", MergeViewSet, basename="merges")

@@ -15,6 +15,7 @@ from training_app import adapter_services, selectors, serializers, services
 from training_app.configuration import openapi_start_schema, start_schema
 from training_app.openapi_examples import ADAPTERS, START, STATUS
 from training_app.preflight import dry_run_preflight
+from training_app.reproduction import reproduction
 
 IDEMPOTENCY_KEY = OpenApiParameter(
     "Idempotency-Key",
@@ -98,8 +99,10 @@ class TrainingRunViewSet(ApiViewSet):
 
     @extend_schema(operation_id="training_runs_retrieve", tags=["training"], responses=serializers.RunDetailSerializer)
     def retrieve(self, request: Request, run_id: str) -> Response:
-        """One run with the body it was started with and its effective configuration."""
-        return Response(selectors.run_details(selectors.get_run(run_id=int(run_id))))
+        """One run with the body it was started with, its effective configuration, and how to make it again."""
+        run = selectors.get_run(run_id=int(run_id))
+        recipe = reproduction(run, base_url=request.build_absolute_uri("/").rstrip("/"))
+        return Response(selectors.run_details(run) | {"reproduce": recipe})
 
     @extend_schema(operation_id="training_runs_delete", tags=["training"], responses={200: DeletedSerializer})
     def destroy(self, request: Request, run_id: str) -> Response:
@@ -118,46 +121,6 @@ class TrainingRunViewSet(ApiViewSet):
         """Stops this run gracefully, or takes it out of the queue."""
         run = services.stop_training(run=selectors.get_run(run_id=int(run_id)))
         return Response(serializers.describe_stop(run), status=202)
-
-    @extend_schema(
-        operation_id="training_runs_metrics",
-        tags=["training"],
-        parameters=[serializers.MetricsQuerySerializer],
-        responses=serializers.MetricListSerializer,
-    )
-    @action(detail=True, methods=["get"])
-    def metrics(self, request: Request, run_id: str) -> Response:
-        """Every logged step."""
-        query = self.check_query(serializers.MetricsQuerySerializer, request)
-        run = selectors.get_run(run_id=int(run_id))
-        logged = serializers.MetricSerializer(selectors.list_metrics(run=run, **query), many=True)
-        return Response({"run_id": run.pk, "metrics": logged.data})
-
-    @extend_schema(
-        operation_id="training_runs_events",
-        tags=["training"],
-        parameters=[serializers.EventsQuerySerializer],
-        responses=serializers.EventListSerializer,
-    )
-    @action(detail=True, methods=["get"])
-    def events(self, request: Request, run_id: str) -> Response:
-        """The stored WebSocket messages of this run."""
-        query = self.check_query(serializers.EventsQuerySerializer, request)
-        run = selectors.get_run(run_id=int(run_id))
-        return Response({"run_id": run.pk, "events": selectors.list_run_events(run=run, **query)})
-
-    @extend_schema(
-        operation_id="training_runs_log",
-        tags=["training"],
-        parameters=[serializers.LogQuerySerializer],
-        responses=serializers.LogSerializer,
-    )
-    @action(detail=True, methods=["get"])
-    def log(self, request: Request, run_id: str) -> Response:
-        """The last lines that the run process wrote."""
-        query = self.check_query(serializers.LogQuerySerializer, request)
-        run = selectors.get_run(run_id=int(run_id))
-        return Response({"run_id": run.pk, "log": selectors.read_run_log(run=run, **query)})
 
 
 class AdapterViewSet(ApiViewSet):
