@@ -173,6 +173,7 @@ class RowTrainer(SFTTrainer):  # type: ignore[misc]
                 metrics: dict[str, float] = super().evaluate(*args, **kwargs)
         except EvaluationStoppedError:
             self.loop.evaluation_due = True
+            self.control.should_evaluate = False  # else the end of the epoch would try again
             self.stop_with("stop")
             return {}
         self.loop.evaluation_due = False
