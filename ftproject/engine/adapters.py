@@ -85,7 +85,7 @@ def read_json(file: Path) -> dict[str, Any]:
     """The JSON object that a file of an adapter holds; raises AdapterError adapter_config_invalid."""
     try:
         value = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise AdapterError("adapter_config_invalid", f"{file.name} cannot be read: {error}") from error
     if not isinstance(value, dict):
         raise AdapterError("adapter_config_invalid", f"{file.name} is no JSON object")

@@ -195,6 +195,8 @@ def _open(adapter: Path, base: Path) -> _Parts:
     config = read_json(adapter / CONFIG_FILE)
     check_model_folder(base)
     entries = folder_entries(base)
+    if not entries:
+        raise MergeError("base_not_local", f"the weights of {info.base_model_name} are not on this machine yet")
     pairs = lora_pairs(adapter / WEIGHTS_FILE)
     _require_plain_lora(info, config)
     shapes = weight_shapes(entries)

@@ -4,6 +4,7 @@ import subprocess
 import sys
 
 LIGHT = [
+    "adapter_import",
     "adapters",
     "backends.base",
     "backends",
