@@ -17,6 +17,7 @@ LIGHT = [
     "metrics",
     "models",
     "processors",
+    "checkpoints",
     "memory_estimate",
     "split_sizes",
     "splits",
