@@ -4,10 +4,11 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from evaluation_app.models import EvaluationRun
+from evaluation_app.splits import rows_in_scope
+from evaluation_app.windows import iter_ground_truths
 from ftproject.engine.calibration import Calibration
 from ftproject.engine.classification import (
     ConfusionCounts,
-    TooManyLabelsError,
     known_labels,
     parse_label,
     positive_of,
@@ -45,11 +46,9 @@ def classification_figures(
     """The figures with `seen` and `unseen` beside them, null outside classification; and what to warn of."""
     if run.eval_mode != EvaluationRun.EvalMode.CLASSIFICATION:
         return None, []
-    truths = (options.label_text(truth) for (truth,) in pages(run, "ground_truth", skipped=False))
-    try:
-        labels = known_labels(truths)
-    except TooManyLabelsError as exc:
-        return None, [f"No classification figures: the ground truths are {exc}."]
+    # The labels of all rows in scope, as when the samples were written: skipped rows have a label too.
+    truths = iter_ground_truths(run, rows_in_scope(run))
+    labels = known_labels(map(options.label_text, truths))
     positive, warnings = choose_positive(run, labels)
     totals = {part: LabelTotals(labels, positive) for part in ("all", True, False)}
     columns = ("ground_truth", "prediction", "seen_in_training", "confidence", "label_probabilities")

@@ -17,7 +17,7 @@ from evaluation_app.loading import BaseModel, same_base
 from evaluation_app.models import EvaluationRun, Sample
 from evaluation_app.progress import ProgressReporter
 from evaluation_app.reuse import EarlierAnswer, EarlierAnswers
-from evaluation_app.scoring import SampleWriter, labels_of, summarise
+from evaluation_app.scoring import SampleWriter, labels_of, spellings_of, summarise
 from evaluation_app.services import publish_status
 from evaluation_app.splits import rows_in_scope, seen_rows
 from evaluation_app.windows import iter_ground_truths, iter_windows
@@ -75,6 +75,7 @@ class RunningEvaluation:
             self.job.note(total=len(self.scope))
             self.progress = ProgressReporter(self.job)
             labels = labels_of(self.job, iter_ground_truths(self.job, self.scope))
+            self.spellings = spellings_of(self.job, labels, iter_ground_truths(self.job, self.scope))
             self.writer = SampleWriter(self.job, labels, seen_rows(self.job))
             with closing(self.rows_to_answer(base)) as windows:
                 first = next(windows, None)
@@ -154,8 +155,10 @@ class RunningEvaluation:
             changes["reused_from"] = sorted({*self.job.reused_from, *runs})
         self.progress.add(samples, **changes)
 
-    def sample(self, row: ResolvedConversation, answer: Generation) -> Sample:
-        sample = self.writer.answered(row.conversation, answer)
+    def sample(
+        self, row: ResolvedConversation, answer: Generation, probabilities: Mapping[str, float] | None = None
+    ) -> Sample:
+        sample = self.writer.answered(row.conversation, answer, probabilities)
         sample.answer_key = self.earlier.key_of(row)
         return sample
 
@@ -175,7 +178,8 @@ class RunningEvaluation:
         from ftproject.engine.generation import answer_windows
 
         def on_batch(done: list[tuple[ResolvedConversation, Generation]]) -> None:
-            self.progress.add([self.sample(row, answer) for row, answer in done])
+            scored = self.label_probabilities(model, [row for row, _ in done])
+            self.progress.add([self.sample(*pair, found) for pair, found in zip(done, scored, strict=True)])
 
         def on_failed(row: ResolvedConversation, reason: str) -> None:
             self.progress.add([self.writer.skipped(row.conversation, reason)])
@@ -196,6 +200,16 @@ class RunningEvaluation:
             raise EvaluationStoppedError
         if outcome.out_of_memory:
             self.warn(f"{outcome.out_of_memory} rows did not fit into memory, not even alone; they count as skipped.")
+
+    def label_probabilities(
+        self, model: LoadedModel, rows: Sequence[ResolvedConversation]
+    ) -> Sequence[Mapping[str, float] | None]:
+        """Of each row, how probable each label is as its answer; null unless the run asks for confidence."""
+        if not self.spellings:
+            return [None] * len(rows)
+        from ftproject.engine.label_scores import score_labels
+
+        return score_labels(model, rows, self.spellings, adapter=self.adapter_path, batch_size=len(rows))
 
 
 def reason_of(row: PreparedRow) -> str:

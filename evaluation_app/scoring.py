@@ -10,6 +10,7 @@ from evaluation_app.models import EvaluationRun, Sample
 from ftproject.engine.backends.base import Generation
 from ftproject.engine.classification import known_labels, parse_label
 from ftproject.engine.conversations import Conversation
+from ftproject.engine.labels import Spellings
 from ftproject.engine.metrics import RunTotals, SampleScore, ScoringOptions
 
 SCORE_FIELDS = ("exact_match", "token_precision", "token_recall", "token_f1")
@@ -74,6 +75,17 @@ def labels_of(run: EvaluationRun, ground_truths: Iterable[str]) -> list[str]:
         return []
     options = ScoringOptions.from_dict(run.metric_options)
     return known_labels(map(options.label_text, ground_truths))
+
+
+def spellings_of(run: EvaluationRun, labels: Sequence[str], ground_truths: Iterable[str]) -> dict[str, str]:
+    """How each label is mostly written, for a run that asks for confidence; empty for every other."""
+    options = ScoringOptions.from_dict(run.metric_options)
+    if not options.confidence or not labels:
+        return {}
+    spellings = Spellings(labels)
+    for truth in ground_truths:
+        spellings.add(truth, label_text=options.label_text(truth))
+    return spellings.most_frequent()
 
 
 class RunParts:

@@ -16,6 +16,7 @@ YES_AND_NO = ("no", "yes")
 MOST_LABELS = 500
 # With confidence each label of each row costs a forward pass of the prompt.
 MOST_SCORED_LABELS = 50
+MOST_SPELLINGS = 100
 # "Yes, it is red" answers yes; "yes and no" does not answer.
 _FIRST_CLAUSE = re.compile(r"\s*(?:[,.;:!?](?=\s|$)|\n)")
 _NEGATION = re.compile(r"\b(?:not?|none|never|neither|nor|without|cannot)\b|n['\N{RIGHT SINGLE QUOTATION MARK}]t\b")
@@ -109,20 +110,29 @@ def as_yes_or_no(word: str) -> str:
 
 
 class Spellings:
-    """How the ground truths write each label, counted as they come by."""
+    """How the ground truths write each label, counted as they come by.
+
+    >>> spellings = Spellings(["no", "yes"])
+    >>> for truth in ("Yes", "Yes", "yes", "No."):
+    ...     spellings.add(truth)
+    >>> spellings.most_frequent()
+    {'no': 'No.', 'yes': 'Yes'}
+    """
 
     def __init__(self, labels: Sequence[str]) -> None:
         self.labels = labels
         self._counts: dict[str, Counter[str]] = {label: Counter() for label in labels}
 
-    def add(self, ground_truth: str) -> None:
-        """Counts one ground truth; the spellings of a label are few, and others than the first 100 are passed over."""
-        label = parse_label(ground_truth, self.labels)
+    def add(self, ground_truth: str, *, label_text: str | None = None) -> None:
+        """Counts one ground truth, the whole text that a model learns to say; `label_text` is where its label stands.
+
+        The spellings of a label are few: others than its first MOST_SPELLINGS are passed over.
+        """
+        label = parse_label(ground_truth if label_text is None else label_text, self.labels)
         if label is None:
             return
-        counts = self._counts[label]
-        text = ground_truth.strip()
-        if text in counts or len(counts) < 100:
+        counts, text = self._counts[label], ground_truth.strip()
+        if text in counts or len(counts) < MOST_SPELLINGS:
             counts[text] += 1
 
     def most_frequent(self) -> dict[str, str]:
