@@ -46,6 +46,7 @@ class EvaluationRequest:
     metrics: Sequence[str | Mapping[str, Any]] | None = None
     normalization: Mapping[str, Any] | None = None
     confidence: bool = False
+    reuse_base_predictions: bool = True
     generation_params: Mapping[str, Any] | None = None
 
 
@@ -72,6 +73,7 @@ def plan_run(request: EvaluationRequest) -> EvaluationRun:
         else EvaluationRun.EvalMode.TOKEN,
         positive_label=request.positive_label,
         metric_options=scoring.to_dict(),
+        reuse_base_predictions=request.reuse_base_predictions,
         sample_limit=request.sample_limit,
         rows=request.rows,
         generation_params=asdict(params),

@@ -6,6 +6,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from django.db.models import QuerySet
+
 from evaluation_app.models import EvaluationRun, Sample
 from ftproject.engine.backends.base import Generation
 from ftproject.engine.configs import EVALUATION_GENERATION, parse_generation_params
@@ -69,8 +71,12 @@ class EarlierAnswers:
 
     def _stored(self, keys: Sequence[str]) -> Iterator[tuple[str, EarlierAnswer]]:
         for start in range(0, len(keys), KEYS_A_QUERY):
-            # The second condition is the index's own: SQLite takes a partial index only when it reads it literally.
-            samples = Sample.objects.filter(answer_key__in=keys[start : start + KEYS_A_QUERY]).exclude(answer_key="")
-            found = samples.filter(skipped=False).exclude(run=self.run).order_by("id")
-            for key, run_id, text, asked, answered, reason in found.values_list("answer_key", "run_id", *COPIED):
+            found = self.samples(keys[start : start + KEYS_A_QUERY]).values_list("answer_key", "run_id", *COPIED)
+            for key, run_id, text, asked, answered, reason in found:
                 yield key, EarlierAnswer(run_id, Generation(text, asked or 0, answered or 0, reason or "stop", 0.0))
+
+    def samples(self, keys: Sequence[str]) -> QuerySet[Sample]:
+        """Other runs' samples with these keys, oldest first."""
+        # The second condition is the index's own: SQLite takes a partial index only when it reads it literally.
+        found = Sample.objects.filter(answer_key__in=keys).exclude(answer_key="")
+        return found.filter(skipped=False).exclude(run_id=self.run.pk).order_by("id")

@@ -7,6 +7,7 @@ from drf_spectacular.utils import extend_schema_field
 from rest_framework import serializers
 
 from evaluation_app.models import EvaluationRun
+from evaluation_app.resume import judge_resume
 from ftproject.core.jobs import queue_position
 from ftproject.core.serializers import StrictBooleanField, StrictCharField, StrictIntegerField, StrictSerializer
 from ftproject.engine.fields import section_schema
@@ -70,6 +71,10 @@ class RunEvaluationSerializer(StrictSerializer):
     confidence = StrictBooleanField(
         default=False, help_text="With classification_mode: the probability of each label, one forward pass a label."
     )
+    reuse_base_predictions = StrictBooleanField(
+        default=True,
+        help_text="Copies greedy answers of the base that an earlier run gave to the same rows; false computes all.",
+    )
     generation_params = GreedyParamsField(default=None, allow_null=True)
     dataset_id = StrictIntegerField(
         default=None, allow_null=True, min_value=1, max_value=2**63 - 1, help_text="Null: the current dataset."
@@ -122,6 +127,15 @@ class EvaluationRunSerializer(serializers.ModelSerializer[EvaluationRun]):
     adapter = serializers.CharField(source="adapter.name", default=None, allow_null=True)
     dataset_id = serializers.IntegerField()
     metrics = serializers.DictField(help_text="all, seen, unseen and classification; null where unknown.")
+    num_reused = serializers.IntegerField(help_text="Rows whose answer was copied from an earlier run of the base.")
+    can_resume = serializers.SerializerMethodField()
+    resume_reason = serializers.SerializerMethodField(help_text="After which row it goes on, or why it cannot.")
+
+    def get_can_resume(self, run: EvaluationRun) -> bool:
+        return judge_resume(run).can_resume
+
+    def get_resume_reason(self, run: EvaluationRun) -> str:
+        return judge_resume(run).reason
 
     class Meta:
         model = EvaluationRun
@@ -145,6 +159,9 @@ class EvaluationRunSerializer(serializers.ModelSerializer[EvaluationRun]):
             "rows",
             "metrics",
             "error",
+            "num_reused",
+            "can_resume",
+            "resume_reason",
         )
 
 
@@ -162,6 +179,12 @@ class EvaluationRunDetailSerializer(EvaluationRunSerializer):
     generation_params = serializers.DictField()
     metric_options = serializers.DictField(help_text="Metrics with their parameters, normalization, confidence.")
     model_settings = serializers.DictField(help_text="How the base model was loaded.")
+    reused_from = serializers.ListField(
+        child=serializers.IntegerField(), help_text="The runs that copied answers came from; they may be deleted."
+    )
+    engine_facts = serializers.DictField(
+        help_text="What the answers came from: hash of the weights, backend, device, versions."
+    )
     warnings = serializers.ListField(child=serializers.CharField())
     queue_position = serializers.SerializerMethodField()
 
@@ -176,6 +199,9 @@ class EvaluationRunDetailSerializer(EvaluationRunSerializer):
             "metric_options",
             "generation_params",
             "model_settings",
+            "reuse_base_predictions",
+            "reused_from",
+            "engine_facts",
             "backend",
             "device",
             "current",
@@ -200,5 +226,5 @@ class RunQuerySerializer(StrictSerializer):
 
 
 class ExportQuerySerializer(StrictSerializer):
-    format = serializers.ChoiceField(choices=["csv", "json"], default="csv")
+    format = serializers.ChoiceField(choices=["csv", "json", "jsonl"], default="csv")
     raw = serializers.BooleanField(default=False, help_text="CSV without the escape of cells that are formulas.")
