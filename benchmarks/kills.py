@@ -1,4 +1,4 @@
-"""kill -9 of the run process, of the queue, of the web process and of everything, at random moments of a run's life."""
+"""kill -9 of the run process, the queue, the web process and everything, at random moments of a run's life."""
 
 import csv
 import hashlib
@@ -22,18 +22,19 @@ from ftproject.engine.configs import TINY_MODEL_PATH
 from ftproject.system.client import ApiError
 from ftproject.system.demo import DEMO_DIR, MAPPING
 
-KINDS = ("run", "queue", "web", "all")
+# A cluster is five processes and the one that supervises the run is one of them: it gets moments of its own.
+KINDS = ("run", "supervisor", "queue", "web", "all")
 MOMENTS = int(os.environ.get("KILLS", "20"))
 SEED = int(os.environ.get("KILLS_SEED", "20261122"))
 ROWS = 48
-# A run of half a minute with its start, so that a moment falls into each of its phases.
+# About as long as its own start, so that moments fall into each of its phases.
 RECIPE: dict[str, Any] = {
     "model_config_data": {"model_name": "tiny-qwen3-vl"},
     "sft_config": {
         "per_device_train_batch_size": 2,
         "gradient_accumulation_steps": 1,
-        "max_steps": 120,
-        "save_steps": 10,
+        "max_steps": 80,
+        "save_steps": 5,
         "optim": "adamw_torch",
         "bf16": False,
     },
