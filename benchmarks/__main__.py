@@ -4,7 +4,17 @@ import os
 import sys
 import tempfile
 
-BENCHMARKS = ["serving", "events", "shutdown", "datasets", "images", "preflight", "kills"]
+BENCHMARKS = [
+    "serving",
+    "events",
+    "shutdown",
+    "datasets",
+    "images",
+    "preflight",
+    "training",
+    "kills",
+    "evaluation_export",
+]
 
 
 def main() -> None:

@@ -4,12 +4,26 @@ import csv
 import io
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from itertools import chain
 from typing import Any
 
-from datasets_app.selectors import iter_rows
-from evaluation_app.models import EvaluationRun, Sample
-from evaluation_app.selectors import iter_samples
+from evaluation_app.export_rows import Row, iter_row_samples, iter_row_values
+from evaluation_app.models import EvaluationRun
 from ftproject.core.formula_escape import escape_formula
+
+__all__ = [
+    "CHUNK_CHARACTERS",
+    "Cells",
+    "csv_chunks",
+    "free_name",
+    "iter_row_samples",
+    "joined_csv_chunks",
+    "json_chunks",
+    "jsonl_chunks",
+    "opened",
+    "take",
+    "write_csv",
+]
 
 RESULT_FIELDS = (
     "index",
@@ -25,17 +39,20 @@ RESULT_FIELDS = (
     "seen_in_training",
     "label",
     "finish_reason",
+    "reused",
 )
 JOINED_FIELDS = ("prediction", "exact_match", "token_f1", "skipped_reason")
 CLASH_SUFFIX = "_eval"
 # A chunk costs a switch between threads; a row is often only a few dozen bytes.
 CHUNK_CHARACTERS = 64 * 1024
+# Rows that are written at once: a call of the csv module for each would take longer than the rows.
+CSV_ROWS = 50
 
 Cells = dict[str, Any]
 
 
 def result_columns(run: EvaluationRun) -> dict[str, str]:
-    """Sample field -> name of its column. A name that the dataset has already gets `_eval` behind it.
+    """Sample field or metric -> name of its column. A name that the dataset has already gets `_eval` behind it.
 
     The dataset's prompt or ground-truth column that is called just that is not repeated: the cells are the same.
     """
@@ -44,8 +61,14 @@ def result_columns(run: EvaluationRun) -> dict[str, str]:
         "prompt": mapping.prompt_column,
         "ground_truth": mapping.ground_truth_column or mapping.response_column,
     }
+    confidence = ["confidence"] if run.metric_options.get("confidence") else []
     fields = [field for field in RESULT_FIELDS if same.get(field) != field]
-    return {field: free_name(field, run.dataset.columns) for field in fields}
+    return {field: free_name(field, run.dataset.columns) for field in [*fields, *named_metrics(run), *confidence]}
+
+
+def named_metrics(run: EvaluationRun) -> list[str]:
+    """The metrics of the run whose values lie in `Sample.scores`."""
+    return [entry["name"] for entry in run.metric_options.get("metrics", [])]
 
 
 def free_name(name: str, taken: Sequence[str]) -> str:
@@ -54,77 +77,60 @@ def free_name(name: str, taken: Sequence[str]) -> str:
     return name
 
 
-class SampleCursor:
-    """Walks one run's samples beside the dataset's rows."""
-
-    def __init__(self, run: EvaluationRun) -> None:
-        self.samples = iter_samples(run=run)
-        self.following = next(self.samples, None)
-
-    def take(self, index: int) -> Sample | None:
-        """The sample of this row, if the run has one; rows must be asked for in ascending order."""
-        sample = self.following
-        if sample is None or sample.index != index:
-            return None
-        self.following = next(self.samples, None)
-        return sample
+def iter_results(run: EvaluationRun) -> Iterator[tuple[Row, list[Any]]]:
+    """Each row of the run with its results in the order of `result_columns`."""
+    metrics = named_metrics(run)
+    fields = list(result_columns(run))
+    stored = [field for field in fields if field not in metrics]
+    for row, (_, *values) in iter_row_values(run, [*stored, "scores"] if metrics else stored):
+        if not metrics:
+            yield row, values
+            continue
+        scores = values.pop()
+        known = dict(zip(stored, values, strict=True))
+        yield row, [scores.get(field) if field in metrics else known[field] for field in fields]
 
 
-def iter_row_samples(runs: Sequence[EvaluationRun]) -> Iterator[tuple[dict[str, str], list[Sample | None]]]:
-    """Each dataset row that any of the runs covers, in dataset order, with the sample of each run."""
-    cursors = [SampleCursor(run) for run in runs]
-    for index, row in iter_rows(dataset=runs[0].dataset):
-        if all(cursor.following is None for cursor in cursors):
-            return
-        found = [cursor.take(index) for cursor in cursors]
-        if any(found):
-            yield row, found
-
-
-def iter_export(run: EvaluationRun) -> Iterator[Cells]:
-    columns = result_columns(run)
-    for row, samples in iter_row_samples([run]):
-        yield {**row, **{name: getattr(samples[0], field) for field, name in columns.items()}}
+def csv_chunks(run: EvaluationRun, *, raw: bool = False) -> Iterator[str]:
+    header = [*run.dataset.columns, *result_columns(run).values()]
+    return csv_text(header, ([*row.values(), *values] for row, values in iter_results(run)), raw=raw)
 
 
 def joined_csv_chunks(runs: Mapping[str, EvaluationRun], *, raw: bool = False) -> Iterator[str]:
     """Several runs over one dataset side by side: the row number, the dataset's columns, a set of columns a run."""
     originals = next(iter(runs.values())).dataset.columns
     index = free_name("index", originals)
-    columns = [[free_name(f"{field}_{name}", originals) for field in JOINED_FIELDS] for name in runs]
+    names = [free_name(f"{field}_{name}", originals) for name in runs for field in JOINED_FIELDS]
 
-    def rows() -> Iterator[Cells]:
+    def rows() -> Iterator[list[Any]]:
         for row, samples in iter_row_samples(list(runs.values())):
-            cells: Cells = {**row, index: next(sample.index for sample in samples if sample)}
-            for names, sample in zip(columns, samples, strict=True):
-                cells |= {name: getattr(sample, field, None) for field, name in zip(JOINED_FIELDS, names, strict=True)}
-            yield cells
+            number = next(sample.index for sample in samples if sample)
+            results = [getattr(sample, field, None) for sample in samples for field in JOINED_FIELDS]
+            yield [number, *row.values(), *results]
 
-    return write_csv([index, *originals, *(name for names in columns for name in names)], rows(), raw=raw)
-
-
-def csv_chunks(run: EvaluationRun, *, raw: bool = False) -> Iterator[str]:
-    header = [*run.dataset.columns, *result_columns(run).values()]
-    return write_csv(header, iter_export(run), raw=raw)
+    return csv_text([index, *originals, *names], rows(), raw=raw)
 
 
 def write_csv(header: Sequence[str], rows: Iterable[Cells], *, raw: bool) -> Iterator[str]:
+    """CSV text of rows by column name; a missing cell is an empty one."""
+    return csv_text(header, ([row.get(name) for name in header] for row in rows), raw=raw)
+
+
+def csv_text(header: Sequence[str], rows: Iterable[Sequence[Any]], *, raw: bool) -> Iterator[str]:
     """CSV text in chunks; booleans are True and False, null is an empty cell."""
     guard: Callable[[str], str] = str if raw else escape_formula
     buffer = io.StringIO()
     writer = csv.writer(buffer)
-    writer.writerow([guard(name) for name in header])
+    waiting: list[list[Any]] = [[guard(name) for name in header]]
     for row in rows:
-        writer.writerow([cell_text(row.get(name), guard) for name in header])
-        if buffer.tell() >= CHUNK_CHARACTERS:
-            yield take(buffer)
+        waiting.append([guard(cell) if isinstance(cell, str) else cell for cell in row])
+        if len(waiting) >= CSV_ROWS:
+            writer.writerows(waiting)
+            waiting.clear()
+            if buffer.tell() >= CHUNK_CHARACTERS:
+                yield take(buffer)
+    writer.writerows(waiting)
     yield take(buffer)
-
-
-def cell_text(value: Any, guard: Callable[[str], str]) -> str:
-    if value is None:
-        return ""
-    return guard(value) if isinstance(value, str) else str(value)
 
 
 def take(buffer: io.StringIO) -> str:
@@ -136,15 +142,39 @@ def take(buffer: io.StringIO) -> str:
 
 def json_chunks(run: EvaluationRun, *, facts: Mapping[str, Any]) -> Iterator[str]:
     """`{"run": facts, "columns": [...], "result_columns": {...}, "samples": [...]}`, every value exactly as stored."""
-    columns = result_columns(run)
-    head = {"run": facts, "columns": run.dataset.columns, "result_columns": columns}
+    head = {"run": facts, "columns": run.dataset.columns, "result_columns": result_columns(run)}
     buffer = io.StringIO()
-    buffer.write(json.dumps(head, ensure_ascii=False, allow_nan=False)[:-1])
+    buffer.write(as_json(head)[:-1])
     buffer.write(', "samples": [')
-    for number, cells in enumerate(iter_export(run)):
+    for number, text in enumerate(json_objects(run)):
         buffer.write(",\n" if number else "\n")
-        buffer.write(json.dumps(cells, ensure_ascii=False, allow_nan=False))
+        buffer.write(text)
         if buffer.tell() >= CHUNK_CHARACTERS:
             yield take(buffer)
     buffer.write("\n]}\n")
     yield take(buffer)
+
+
+def jsonl_chunks(run: EvaluationRun) -> Iterator[str]:
+    """The same objects as `samples` of the JSON export, one a line: what another program can read as it comes."""
+    buffer = io.StringIO()
+    for text in json_objects(run):
+        buffer.write(text)
+        buffer.write("\n")
+        if buffer.tell() >= CHUNK_CHARACTERS:
+            yield take(buffer)
+    yield take(buffer)
+
+
+def json_objects(run: EvaluationRun) -> Iterator[str]:
+    names = list(result_columns(run).values())
+    return (as_json({**row, **dict(zip(names, values, strict=True))}) for row, values in iter_results(run))
+
+
+def as_json(value: Any) -> str:
+    return json.dumps(value, ensure_ascii=False, allow_nan=False)
+
+
+def opened(chunks: Iterator[str]) -> Iterator[str]:
+    """The same chunks with the first one made already: what cannot be exported is refused while it still can be."""
+    return chain([next(chunks, "")], chunks)

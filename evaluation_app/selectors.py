@@ -1,15 +1,12 @@
 """Reads of evaluation runs and their samples."""
 
-from collections.abc import Iterator
 from typing import Any
 
 from django.db.models import QuerySet
 
-from evaluation_app.models import EvaluationRun, Sample
+from evaluation_app.models import EvaluationRun
 from ftproject.core.errors import ConflictError, NotFoundError
 from ftproject.core.jobs import queue_position
-
-EXPORT_PAGE = 500
 
 
 def list_runs(*, include_unfinished: bool = False) -> QuerySet[EvaluationRun]:
@@ -65,11 +62,3 @@ def get_exportable_run(*, run_id: int) -> EvaluationRun:
             hint=f"Wait until it is completed; what there is so far: GET /api/evaluation/runs/{run_id}/samples.",
         )
     return run
-
-
-def iter_samples(*, run: EvaluationRun) -> Iterator[Sample]:
-    """All samples by index, a page a query: an open cursor would pin SQLite's log while a slow client reads."""
-    last = -1
-    while samples := list(Sample.objects.filter(run=run, index__gt=last).order_by("index")[:EXPORT_PAGE]):
-        yield from samples
-        last = samples[-1].index

@@ -1,13 +1,17 @@
 """The evaluation routes: each validates, calls one service or selector, and answers."""
 
+from collections.abc import Iterator
+
 from django.http import StreamingHttpResponse
 from drf_spectacular.types import OpenApiTypes
-from drf_spectacular.utils import OpenApiExample, OpenApiParameter, OpenApiResponse, extend_schema
+from drf_spectacular.utils import OpenApiExample, OpenApiResponse, extend_schema
 from rest_framework.decorators import action
 from rest_framework.request import Request
 from rest_framework.response import Response
 
-from evaluation_app.exports import csv_chunks, json_chunks
+from evaluation_app.exports import csv_chunks, json_chunks, jsonl_chunks, opened
+from evaluation_app.models import EvaluationRun
+from evaluation_app.openapi_examples import IDEMPOTENCY_KEY, LIST_EXAMPLE, RUN_EXAMPLE, STARTED_EXAMPLE
 from evaluation_app.plans import EvaluationRequest
 from evaluation_app.sample_serializers import SamplePageSerializer, SampleQuerySerializer, SampleSerializer
 from evaluation_app.samples import SampleQuery, page_of_samples
@@ -30,44 +34,11 @@ from ftproject.core.serializers import DeletedSerializer
 from ftproject.core.views import ApiViewSet
 from training_app.serializers import read_idempotency_key
 
-RUN_EXAMPLE = OpenApiExample(
-    "Evaluate the base model",
-    request_only=True,
-    value={
-        "adapter_path": None,
-        "sample_limit": 100,
-        "classification_mode": False,
-        "generation_params": {"max_new_tokens": 256, "temperature": 0.1, "do_sample": False},
-    },
-)
-STARTED_EXAMPLE = OpenApiExample(
-    "Started",
-    response_only=True,
-    value={"status": "started", "model_type": "base", "run_id": 3, "model_name": "tiny-qwen3-vl"},
-)
-LIST_EXAMPLE = OpenApiExample(
-    "Finished runs",
-    response_only=True,
-    value={
-        "runs": [
-            {
-                "id": 3,
-                "model_type": "finetuned",
-                "eval_mode": "token",
-                "num_samples": 100,
-                "num_skipped": 5,
-                "exact_match_accuracy": 0.7368,
-                "token_precision": 0.8521,
-                "token_recall": 0.8234,
-                "token_f1": 0.8375,
-                "created_at": "2026-02-17T10:30:00Z",
-            }
-        ]
-    },
-)
-IDEMPOTENCY_KEY = OpenApiParameter(
-    "Idempotency-Key", str, OpenApiParameter.HEADER, description="The same key and body start one run only."
-)
+EXPORT_TYPES = {
+    "csv": "text/csv; charset=utf-8",
+    "json": "application/json",
+    "jsonl": "application/x-ndjson; charset=utf-8",
+}
 
 
 class EvaluationViewSet(ApiViewSet):
@@ -115,6 +86,7 @@ class EvaluationViewSet(ApiViewSet):
         responses={
             (200, "text/csv"): OpenApiResponse(OpenApiTypes.STR),
             (200, "application/json"): OpenApiResponse(OpenApiTypes.OBJECT),
+            (200, "application/x-ndjson"): OpenApiResponse(OpenApiTypes.STR),
         },
     )
     @action(detail=False, methods=["get"], url_path=r"export/(?P<run_id>[0-9]{1,40})")
@@ -122,17 +94,20 @@ class EvaluationViewSet(ApiViewSet):
         """One line per dataset row in the run's scope, skipped rows included, results after the row's own columns.
 
         A result column whose name the dataset has already gets `_eval` behind it. In CSV, cells that a spreadsheet
-        would run as a formula get an apostrophe before them unless `raw=1`; JSON is exact.
+        would run as a formula get an apostrophe before them unless `raw=1`; JSON and JSON Lines are exact.
         """
         query = self.check_query(ExportQuerySerializer, request)
         run = get_exportable_run(run_id=int(run_id))
-        if query["format"] == "json":
-            chunks, content_type = json_chunks(run, facts=EvaluationRunDetailSerializer(run).data), "application/json"
-        else:
-            chunks, content_type = csv_chunks(run, raw=query["raw"]), "text/csv; charset=utf-8"
         name = f"evaluation_{run.pk}_{run.model_type}.{query['format']}"
         headers = {"Content-Disposition": f'attachment; filename="{name}"', "X-Content-Type-Options": "nosniff"}
-        return StreamingHttpResponse(chunks, content_type=content_type, headers=headers)
+        chunks = opened(export_chunks(run, query["format"], raw=query["raw"]))
+        return StreamingHttpResponse(chunks, content_type=EXPORT_TYPES[query["format"]], headers=headers)
+
+
+def export_chunks(run: EvaluationRun, kind: str, *, raw: bool) -> Iterator[str]:
+    if kind == "json":
+        return json_chunks(run, facts=EvaluationRunDetailSerializer(run).data)
+    return jsonl_chunks(run) if kind == "jsonl" else csv_chunks(run, raw=raw)
 
 
 class EvaluationRunViewSet(ApiViewSet):

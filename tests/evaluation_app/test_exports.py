@@ -8,11 +8,14 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import pytest
+from django.db import connection
+from django.test.utils import CaptureQueriesContext
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from rest_framework.test import APIClient
 
 from datasets_app.models import Dataset
+from evaluation_app.export_rows import ExportBrokenOffError, iter_values
 from evaluation_app.exports import csv_chunks, joined_csv_chunks
 from evaluation_app.models import EvaluationRun, Sample
 from ftproject.core.formula_escape import unescape_formula
@@ -79,7 +82,12 @@ def test_the_answer_is_an_attachment_that_no_browser_guesses_about(
 ) -> None:
     run_id = start(api)
     work()
-    for name, kind in (("csv", "text/csv; charset=utf-8"), ("json", "application/json")):
+    kinds = {
+        "csv": "text/csv; charset=utf-8",
+        "json": "application/json",
+        "jsonl": "application/x-ndjson; charset=utf-8",
+    }
+    for name, kind in kinds.items():
         response = api.get(f"/api/evaluation/export/{run_id}?format={name}")
         assert response["Content-Disposition"] == f'attachment; filename="evaluation_{run_id}_base.{name}"'
         assert response["X-Content-Type-Options"] == "nosniff"
@@ -150,8 +158,96 @@ def test_an_export_of_no_rows_is_a_header_and_an_empty_list(api: APIClient, data
     start(api)
     (run,) = work()
     Sample.objects.all().delete()
+    EvaluationRun.objects.update(num_samples=0)
     assert export(api, run).count("\r\n") == 1
     assert json.loads(export(api, run, "format=json"))["samples"] == []
+    assert export(api, run, "format=jsonl") == ""
+
+
+def test_a_run_that_is_deleted_while_it_is_exported_breaks_the_export_off(
+    api: APIClient, make_dataset: Callable[..., Dataset], work: Work
+) -> None:
+    make_dataset([("ask", "x" * 3000, "n") for _ in range(1500)])
+    start(api)
+    (run,) = work()
+    response = api.get(f"/api/evaluation/export/{run.pk}?format=csv")
+    stream = iter(response.streaming_content)  # type: ignore[attr-defined]
+    assert len(next(stream)) > 60_000
+    assert api.delete(f"/api/evaluation/runs/{run.pk}").status_code == 200
+    assert api.delete(f"/api/datasets/{run.dataset_id}").status_code == 200
+    with pytest.raises(ExportBrokenOffError, match="of 1500 samples"):
+        b"".join(stream)
+
+
+def test_a_joined_table_is_broken_off_just_the_same(api: APIClient, dataset: Dataset, work: Work) -> None:
+    start(api)
+    start(api)
+    one, other = work()
+    chunks = joined_csv_chunks({"one": one, "other": other})
+    Sample.objects.filter(run=other, index__gt=4).delete()
+    with pytest.raises(ExportBrokenOffError, match="5 of 10"):
+        list(chunks)
+
+
+@pytest.mark.parametrize("kind", ["csv", "json", "jsonl"])
+def test_without_the_datasets_file_the_refusal_comes_before_any_row(
+    api: APIClient, dataset: Dataset, work: Work, kind: str
+) -> None:
+    run_id = start(api)
+    work()
+    dataset.table_path.unlink()
+    response = api.get(f"/api/evaluation/export/{run_id}?format={kind}")
+    assert (response.status_code, response.json()["code"]) == (409, "dataset_file_missing")
+    assert not response.streaming
+
+
+def test_the_named_metrics_of_a_run_are_columns_too(
+    api: APIClient, make_dataset: Callable[..., Dataset], work: Work
+) -> None:
+    make_dataset([("ask", "12", "0.5"), ("ask", "no number", "0.5")], columns=["prompt", "answer", "cer"])
+    start(api, metrics=["cer", {"name": "numeric", "tolerance": 0.01}])
+    (run,) = work()
+    first, second = lines_of(export(api, run))
+    stored = dict(run.samples.values_list("index", "scores"))
+    assert list(first)[-3:] == ["reused", "cer_eval", "numeric"]
+    assert (first["cer"], first["cer_eval"]) == ("0.5", str(stored[0]["cer"]))
+    assert (first["numeric"], second["numeric"]) == (str(stored[0]["numeric"]), "")
+    told = json.loads(export(api, run, "format=json"))
+    assert told["result_columns"]["cer"] == "cer_eval"
+    assert [sample["numeric"] for sample in told["samples"]] == [stored[0]["numeric"], None]
+
+
+def test_json_lines_are_the_samples_of_the_json_export(api: APIClient, adapter: Adapter, work: Work) -> None:
+    start(api, adapter_path=adapter.name)
+    (run,) = work()
+    lines = export(api, run, "format=jsonl").splitlines()
+    assert [json.loads(line) for line in lines] == json.loads(export(api, run, "format=json"))["samples"]
+
+
+@pytest.mark.parametrize("limit", [1, 3])
+def test_only_the_rows_that_were_asked_for_are_exported(
+    api: APIClient, dataset: Dataset, work: Work, limit: int
+) -> None:
+    start(api, sample_limit=limit)
+    (run,) = work()
+    assert [line["index"] for line in lines_of(export(api, run))] == [str(n) for n in range(limit)]
+
+
+def test_long_prompts_are_read_a_few_at_a_time(
+    api: APIClient, make_dataset: Callable[..., Dataset], work: Work
+) -> None:
+    make_dataset([("ask", "truth", "n")] * 2000)
+    start(api, sample_limit=1)
+    (run,) = work()
+    Sample.objects.all().delete()
+    rows = (
+        Sample(run=run, index=n, prompt="p" * (100_000 if n >= 1000 else 10), ground_truth="t") for n in range(1400)
+    )
+    Sample.objects.bulk_create(rows, batch_size=100)
+    with CaptureQueriesContext(connection) as queries:
+        sizes = [len(values[1]) for values in iter_values(run, ["prompt"])]
+    assert (len(sizes), sum(sizes)) == (1400, 1000 * 10 + 400 * 100_000)
+    assert 10 < len(queries) < 40  # a page of 20 long prompts, not of 5,000
 
 
 cells = st.text(st.characters(codec="utf-8", exclude_characters="\0"), max_size=20)
@@ -196,6 +292,7 @@ def test_memory_stays_bounded_however_many_rows_there_are(
     (run,) = work()
     rows = (Sample(run=run, index=n, prompt="p" * 200, ground_truth="t") for n in range(1, 12_000))
     Sample.objects.bulk_create(rows, batch_size=500)
+    run.num_samples = 12_000
     tracemalloc.start()
     size = sum(len(chunk) for chunk in csv_chunks(run))
     peak = tracemalloc.get_traced_memory()[1]
