@@ -14,10 +14,11 @@ class ChatFormatError(ValueError):
 
 @dataclass(frozen=True)
 class ChatAnswer:
-    """One answer; `generation_ms` is the generation alone."""
+    """One answer; `generation_ms` is the generation alone, of which `prefill_ms` passed before the first token."""
 
     text: str
     generation_ms: float
+    prefill_ms: float
     prompt_tokens: int
     completion_tokens: int
     finish_reason: str
@@ -59,6 +60,7 @@ def read_answer(body: dict[str, Any]) -> ChatAnswer:
         return ChatAnswer(
             text=str(choice["message"]["content"]),
             generation_ms=round(float(body["timings"]["generation_ms"]), 1),
+            prefill_ms=round(float(body["timings"]["prefill_ms"]), 1),
             prompt_tokens=int(usage["prompt_tokens"]),
             completion_tokens=int(usage["completion_tokens"]),
             finish_reason=str(choice["finish_reason"]),

@@ -10,12 +10,14 @@ from typing import Any
 from django.conf import settings
 
 from datasets_app.images import ImageRefusedError, resolve_image
+from ftproject.core.departure import Departure
 from ftproject.core.errors import InvalidInputError, Problem
 from ftproject.engine.configs import ConfigError, GenerationParams, parse_generation_params
 from inference_app.chat_format import ChatAnswer, openai_messages
 from inference_app.model_server import model_server
 from inference_app.server_process import ServerSpec
 from inference_app.session import ServedAdapter
+from inference_app.word_diff import DiffPart, diff_words
 from training_app.configuration import default_config, refusal, resolve_config
 from training_app.models import Adapter
 from training_app.selectors import find_effective_adapter
@@ -36,41 +38,82 @@ class GeneratedAnswer:
     answer: ChatAnswer
     model_name: str
     adapter: str | None
-    load_time_ms: float
-
-
-@dataclass(frozen=True)
-class ComparedAnswers:
-    """Both answers to one prompt, drawn with the same seed."""
-
-    base: ChatAnswer
-    finetuned: ChatAnswer
-    model_name: str
-    adapter: str
     seed: int | None
     load_time_ms: float
 
 
-def generate_answer(*, wait_seconds: float = 0.0, **request: Any) -> GeneratedAnswer:
-    """The answer to one prompt; `request` as `prepare_prompt` takes it."""
-    prompt = prepare_prompt(**request)
-    with model_server.session(prompt.spec, wait_seconds=wait_seconds) as session:
-        answer = session.chat(prompt.messages, prompt.params, prompt.adapter)
-        name = prompt.adapter.name if prompt.adapter else None
-        return GeneratedAnswer(answer, prompt.spec.model_name, name, session.load_ms)
+@dataclass(frozen=True)
+class AdapterAnswer:
+    """An adapter's answer, and how its words differ from the base's (None: too long to compare)."""
+
+    adapter: str
+    answer: ChatAnswer
+    diff: list[DiffPart] | None
 
 
-def compare_answers(*, wait_seconds: float = 0.0, **request: Any) -> ComparedAnswers:
-    """The base's and the adapter's answer, from one set of weights and in one turn."""
+@dataclass(frozen=True)
+class ComparedAnswers:
+    """The base's answer to one prompt and those of adapters on it, all drawn with the same seed."""
+
+    base: ChatAnswer
+    finetuned: list[AdapterAnswer]
+    model_name: str
+    seed: int | None
+    load_time_ms: float
+
+
+def generate_answer(
+    *, wait_seconds: float = 0.0, departure: Departure | None = None, **request: Any
+) -> GeneratedAnswer:
+    """The answer to one prompt; `request` as `prepare_prompt` takes it. Given up when the client departs."""
     prompt = prepare_prompt(**request)
-    assert prompt.adapter is not None  # noqa: S101 - the serializer requires it
     params = with_seed(prompt.params)
-    with model_server.session(prompt.spec, wait_seconds=wait_seconds) as session:
-        session.prepare(prompt.adapter)
+    with model_server.session(prompt.spec, wait_seconds=wait_seconds, departure=departure) as session:
+        answer = session.chat(prompt.messages, params, prompt.adapter)
+        name = prompt.adapter.name if prompt.adapter else None
+        return GeneratedAnswer(answer, prompt.spec.model_name, name, seed_of(params), session.load_ms)
+
+
+def compare_answers(
+    *,
+    adapter_paths: Sequence[str | int],
+    wait_seconds: float = 0.0,
+    departure: Departure | None = None,
+    **request: Any,
+) -> ComparedAnswers:
+    """The base's answer and each adapter's, one after the other from one set of weights."""
+    first, *others = [find_served(reference) for reference in adapter_paths]
+    for other in others:
+        require_same_base(first, other)
+    prompt = prepare_prompt(adapter_path=first.name, **request)
+    params = with_seed(prompt.params)
+    with model_server.session(prompt.spec, wait_seconds=wait_seconds, departure=departure) as session:
+        served = [ServedAdapter(adapter.name, adapter.path) for adapter in (first, *others)]
+        for adapter in served:
+            session.prepare(adapter)
         base = session.chat(prompt.messages, params)
-        finetuned = session.chat(prompt.messages, params, prompt.adapter)
-        name, seed = prompt.adapter.name, None if params.greedy else params.seed
-        return ComparedAnswers(base, finetuned, prompt.spec.model_name, name, seed, session.load_ms)
+        answers = [(adapter.name, session.chat(prompt.messages, params, adapter)) for adapter in served]
+        finetuned = [AdapterAnswer(name, answer, diff_words(base.text, answer.text)) for name, answer in answers]
+        return ComparedAnswers(base, finetuned, prompt.spec.model_name, seed_of(params), session.load_ms)
+
+
+def find_served(reference: str | int) -> Adapter:
+    adapter = find_effective_adapter(reference=reference)
+    assert adapter is not None  # noqa: S101 - a reference was given
+    return adapter
+
+
+def require_same_base(first: Adapter, other: Adapter) -> None:
+    if first.base_model_name == other.base_model_name:
+        return
+    message = f"{first.name!r} belongs to {first.base_model_name!r}, {other.name!r} to {other.base_model_name!r}."
+    problem = Problem(code="adapter_base_mismatch", message=message, field="adapter_paths")
+    hint = "Compare adapters of one base model in one call."
+    raise InvalidInputError(message, code=problem.code, hint=hint, errors=[problem])
+
+
+def seed_of(params: GenerationParams) -> int | None:
+    return None if params.greedy else params.seed
 
 
 def with_seed(params: GenerationParams) -> GenerationParams:

@@ -5,6 +5,7 @@ from rest_framework.decorators import action
 from rest_framework.request import Request
 from rest_framework.response import Response
 
+from ftproject.core.departure import departure_of
 from ftproject.core.views import ApiViewSet
 from inference_app import serializers, services
 
@@ -46,7 +47,8 @@ class InferenceViewSet(ApiViewSet):
     def generate(self, request: Request) -> Response:
         """One answer; loads the model when it is not loaded. 409 `gpu_busy` while a run has the GPU."""
         body = self.check_body(serializers.GenerateSerializer, request)
-        return Response(serializers.describe_answer(services.generate_answer(**body)))
+        answer = services.generate_answer(**body, departure=departure_of(request))
+        return Response(serializers.describe_answer(answer))
 
     @extend_schema(
         operation_id="inference_compare",
@@ -60,6 +62,7 @@ class InferenceViewSet(ApiViewSet):
     )
     @action(detail=False, methods=["post"])
     def compare(self, request: Request) -> Response:
-        """The base's and the adapter's answer to one prompt, drawn with the same seed."""
+        """The answers of the base and of one or several adapters to one prompt, drawn with the same seed."""
         body = self.check_body(serializers.CompareSerializer, request)
-        return Response(serializers.describe_comparison(services.compare_answers(**body)))
+        compared = services.compare_answers(**body, departure=departure_of(request))
+        return Response(serializers.describe_comparison(compared))

@@ -17,6 +17,7 @@ from ftproject.core.errors import Problem, ProductError
 logger = logging.getLogger(__name__)
 
 CONTENT_TYPE = "application/problem+json"
+TITLES = {499: "Client Closed Request"}  # nginx's; the standard has none
 HINTS = {
     "invalid_input": "Correct what `errors` names; /api/docs shows every field with its type and range.",
     "not_found": "See /api/docs for the routes.",
@@ -41,7 +42,7 @@ def problem_body(
 ) -> dict[str, Any]:
     return {
         "type": f"urn:qwen3vl:problem:{code}",
-        "title": HTTPStatus(status).phrase,
+        "title": TITLES.get(status) or HTTPStatus(status).phrase,
         "status": status,
         "detail": detail,
         "instance": instance,

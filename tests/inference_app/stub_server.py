@@ -97,7 +97,7 @@ class Handler(BaseHTTPRequestHandler):
                     {"index": 0, "message": {"role": "assistant", "content": content}, "finish_reason": "stop"}
                 ],
                 "usage": {"prompt_tokens": 3, "completion_tokens": 2, "total_tokens": 5},
-                "timings": {"generation_ms": 1.25, "load_ms": 0.0},
+                "timings": {"generation_ms": 1.25, "prefill_ms": 0.75, "load_ms": 0.0},
             },
         )
 

@@ -11,7 +11,7 @@ from inference_app.chat_format import ChatFormatError, openai_messages, openai_p
 ANSWER: dict[str, Any] = {
     "choices": [{"message": {"content": "7"}, "finish_reason": "length"}],
     "usage": {"prompt_tokens": 9, "completion_tokens": 2},
-    "timings": {"generation_ms": 12.345},
+    "timings": {"generation_ms": 12.345, "prefill_ms": 2.0},
 }
 
 

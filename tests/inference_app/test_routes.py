@@ -69,7 +69,7 @@ def test_an_answer_has_the_documents_fields_and_ours(server: ModelServer, slash:
     answer = post(GENERATE + slash, {"prompt": "Say seven"})
     assert answer.status_code == 200, answer.content
     body = answer.json()
-    assert (body["model_type"], body["generation_time_ms"]) == ("base", 1.2)
+    assert (body["model_type"], body["generation_time_ms"], body["prefill_time_ms"]) == ("base", 1.2, 0.8)
     assert body["load_time_ms"] > 0
     assert (body["prompt_tokens"], body["completion_tokens"], body["finish_reason"]) == (3, 2, "stop")
     assert (body["model_name"], body["adapter"]) == ("tiny-qwen3-vl", None)
@@ -78,6 +78,7 @@ def test_an_answer_has_the_documents_fields_and_ours(server: ModelServer, slash:
 def test_without_generation_params_the_documents_example_is_the_default(server: ModelServer) -> None:
     bare = sent(post(GENERATE, {"prompt": "a"}).json()["output"])
     full = sent(post(GENERATE, {"prompt": "a", "generation_params": DOCUMENTS_PARAMS}).json()["output"])
+    assert bare.pop("seed") != full.pop("seed")
     assert bare == full
     assert (bare["max_tokens"], bare["temperature"], bare["top_p"]) == (256, 0.7, 0.9)
 
@@ -123,6 +124,36 @@ def test_compare_asks_base_and_adapter_the_same_with_the_same_seed(server: Model
     for side in ("base", "finetuned"):
         assert (body[f"{side}_prompt_tokens"], body[f"{side}_completion_tokens"]) == (3, 2)
         assert body[f"{side}_finish_reason"] == "stop"
+
+
+def test_compare_of_several_adapters_asks_each_once_and_marks_the_words_that_differ(server: ModelServer) -> None:
+    first, second = make_adapter("first"), make_adapter("second")
+    answer = post(COMPARE, {"prompt": "a", "adapter_paths": [str(first.path), second.pk]})
+    assert answer.status_code == 200, answer.content
+    body = answer.json()
+    assert [item["adapter"] for item in body["answers"]] == ["first", "second"]
+    assert body["adapter"] == "first"
+    assert body["finetuned_output"] == body["answers"][0]["output"]
+    assert {sent(item["output"])["seed"] for item in body["answers"]} == {body["seed"]}
+    for item in body["answers"]:
+        assert "".join(part["base"] for part in item["diff"]) == body["base_output"]
+        assert "".join(part["finetuned"] for part in item["diff"]) == item["output"]
+        assert item["adapter"] in [part["finetuned"] for part in item["diff"] if part["op"] == "replace"]
+    assert body["diff"] == body["answers"][0]["diff"]
+
+
+def test_adapters_of_two_bases_are_not_compared_in_one_call(server: ModelServer, stub: Stub) -> None:
+    first, second = make_adapter("first"), make_adapter("second", base="other")
+    answer = post(COMPARE, {"prompt": "a", "adapter_paths": [first.name, second.name]})
+    assert (answer.status_code, answer.json()["code"]) == (400, "adapter_base_mismatch")
+    assert stub.pids == []
+
+
+def test_an_answer_names_the_seed_that_draws_it_again(server: ModelServer) -> None:
+    body = post(GENERATE, {"prompt": "a"}).json()
+    assert sent(body["output"])["seed"] == body["seed"]
+    greedy = post(GENERATE, {"prompt": "a", "generation_params": {"do_sample": False}}).json()
+    assert greedy["seed"] is None
 
 
 def test_a_greedy_comparison_has_no_seed(server: ModelServer) -> None:
@@ -232,7 +263,14 @@ def test_an_adapter_of_another_base_than_asked_for_is_400(server: ModelServer) -
     assert (answer.status_code, answer.json()["code"]) == (400, "adapter_base_mismatch")
 
 
-@pytest.mark.parametrize("body", [{"prompt": "a"}, {"prompt": "a", "adapter_path": None}])
+@pytest.mark.parametrize(
+    "body",
+    [
+        {"prompt": "a"},
+        {"prompt": "a", "adapter_path": None},
+        {"prompt": "a", "adapter_path": "x", "adapter_paths": ["y"]},
+    ],
+)
 def test_compare_needs_an_adapter(server: ModelServer, body: dict[str, Any]) -> None:
     answer = post(COMPARE, body)
     assert answer.status_code == 400
