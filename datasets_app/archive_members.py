@@ -29,6 +29,7 @@ ARCHIVES = frozenset({".zip", ".tar", ".gz", ".tgz", ".bz2", ".xz", ".7z", ".rar
 # What operating systems add to archives by themselves.
 LITTER = frozenset({".ds_store", "thumbs.db", "desktop.ini"})
 ENCRYPTED, UTF8 = 0x1, 0x800
+PACK_IMAGES = "Pack the images: zip -r images.zip folder."
 SEVERAL = "Upload several archives, one after the other."
 
 
@@ -77,25 +78,25 @@ class BoundedFile:
 
 
 @contextmanager
-def opened(stream: IO[bytes]) -> Iterator[zipfile.ZipFile]:
+def opened(stream: IO[bytes], *, how_to_pack: str = PACK_IMAGES) -> Iterator[zipfile.ZipFile]:
     head = stream.read(4)
     stream.seek(0)
     try:
         archive = zipfile.ZipFile(BoundedFile(stream))
     except (zipfile.BadZipFile, NotImplementedError, ValueError, OverflowError) as exc:
-        raise no_zip(head, exc) from None
+        raise no_zip(head, exc, how_to_pack) from None
     with archive:
         yield archive
 
 
-def no_zip(head: bytes, reason: Exception) -> ProductError:
+def no_zip(head: bytes, reason: Exception, how_to_pack: str) -> ProductError:
     if head.startswith(b"PK"):
         detail = f"The archive is damaged or cut off: {reason}."
         return InvalidInputError(detail, code="archive_damaged", hint="Make the zip again and check it: unzip -t.")
     return UnsupportedFormatError(
         "The file is not a zip archive.",
         code="unsupported_file_type",
-        hint="Pack the images: zip -r images.zip folder.",
+        hint=how_to_pack,
     )
 
 

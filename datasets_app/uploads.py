@@ -2,7 +2,7 @@
 
 import errno
 import shutil
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import IO, Any
 
 from django.conf import settings
@@ -73,12 +73,12 @@ class UploadParser(MultiPartParser):
             raise
 
 
-def uploaded_file(request: Request) -> TemporaryUploadedFile:
-    """The one file of the form, in the field `file`."""
+def uploaded_file(request: Request, *, beside: Collection[str] = ()) -> TemporaryUploadedFile:
+    """The one file of the form, in the field `file`; `beside` it stand texts only."""
     fields = [*request.FILES, *(name for name in request.data if name not in request.FILES)]
-    wrong = [name for name in fields if name != "file"]
+    wrong = [name for name in fields if name != "file" and (name not in beside or name in request.FILES)]
     if wrong:
-        hint = f"{did_you_mean(wrong[0], ['file'])} {UPLOAD_HINT}"
+        hint = f"{did_you_mean(wrong[0], ['file', *beside])} {UPLOAD_HINT}"
         raise InvalidInputError(f"Unknown form field {wrong[0]!r}.", code="unknown_field", hint=hint)
     files = request.FILES.getlist("file")
     if len(files) != 1:

@@ -6,6 +6,7 @@ import pytest
 from django.db import OperationalError
 
 from ftproject.core import jobs, light_lane, tasks
+from ftproject.core.executor import LogPart
 from ftproject.core.jobs import claim_job
 from ftproject.core.lease import acquire_lease, lease_holder
 from tests.core.jobs import make_evaluation, make_training
@@ -32,6 +33,9 @@ class EndingExecutor:
         if status := self.statuses.pop(0):
             job.finish(status)
         return ScriptedHandle(0)
+
+    def log_since(self, kind: str, run_id: int, offset: int) -> LogPart:
+        return LogPart("", offset)
 
     def logs(self, kind: str, run_id: int, tail: int) -> str:
         return ""

@@ -24,7 +24,9 @@ MODULES = {
 }
 
 
-def lora_tensors(*, seed: int = 0, effect: float = 0.05, **modules: tuple[int, int]) -> dict[str, Any]:
+def lora_tensors(
+    modules: dict[str, tuple[int, int]] | None = None, *, seed: int = 0, effect: float = 0.05
+) -> dict[str, Any]:
     """A and B of each module; an effect of 0 is the adapter that PEFT starts from."""
     chance = np.random.default_rng(seed)
     tensors = {}

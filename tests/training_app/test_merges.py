@@ -1,6 +1,8 @@
 """Merges: the queued job from the route to a model that can be named, and everything that refuses one."""
 
 import json
+import shutil
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -10,10 +12,12 @@ from django.core.management import CommandError, call_command
 from django.test import Client
 
 from ftproject.core import waiting
+from ftproject.core.errors import ConflictError
 from ftproject.core.jobs import claim_job
 from ftproject.core.models import Event
 from ftproject.core.storage import data_path, models_dir
 from tests.training_app.lora_folders import MODULES, lora_tensors, registered_adapter
+from tests.training_app.test_train_command import OtherProcess
 from tests.training_app.world import After, Api, SameProcessExecutor, load_dataset, trained_run, work_queue
 from training_app import merge_services
 from training_app.merge_runner import execute_merge
@@ -205,7 +209,7 @@ def test_a_base_that_is_not_allowed_or_needs_a_gpu_is_refused(api: Api, adapter:
 
 
 def test_an_adapter_that_does_not_fit_its_base_is_refused_at_once(api: Api, adapter: Adapter) -> None:
-    wide = lora_tensors(**{"model.language_model.layers.0.self_attn.q_proj": (128, 999)})
+    wide = lora_tensors({"model.language_model.layers.0.self_attn.q_proj": (128, 999)})
     wrong = registered_adapter("wrong", tensors=wide)
     answer = api.post(merge_url(wrong), {})
     assert answer.status_code == 409
@@ -215,8 +219,8 @@ def test_an_adapter_that_does_not_fit_its_base_is_refused_at_once(api: Api, adap
 def test_a_disk_without_room_is_503_before_anything_starts(
     api: Api, adapter: Adapter, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    usage = merge_services.shutil.disk_usage(models_dir())._replace(free=2**20)
-    monkeypatch.setattr(merge_services.shutil, "disk_usage", lambda path: usage)
+    usage = shutil.disk_usage(models_dir())._replace(free=2**20)
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: usage)
     answer = api.post(merge_url(adapter), {})
     assert (answer.status_code, answer.json()["code"]) == (503, "disk_full")
     assert not AdapterMerge.objects.exists()
@@ -244,7 +248,7 @@ def test_an_adapter_that_is_being_merged_cannot_be_deleted(api: Api, adapter: Ad
 def test_an_adapter_that_was_just_deleted_is_not_merged(api: Api, adapter: Adapter) -> None:
     request = merge_services.merge_request(adapter=adapter, model_name=None)
     Adapter.objects.all().delete()
-    with pytest.raises(merge_services.ConflictError, match="just deleted"):
+    with pytest.raises(ConflictError, match="just deleted"):
         merge_services.merge_create(request=request, idempotency_key=None, fingerprint="")
 
 
@@ -301,13 +305,13 @@ def test_merges_are_listed_newest_first(api: Api, adapter: Adapter) -> None:
 def test_the_command_waits_and_prints_the_folder(
     api: Api, adapter: Adapter, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    def worker(seconds: float) -> None:
+    def worker() -> None:
         folder = models_dir() / "by-hand"
         folder.mkdir(exist_ok=True)
         AdapterMerge.objects.update(status="completed")
 
     monkeypatch.setattr(waiting, "queue_worker_seen", lambda: True)
-    monkeypatch.setattr(waiting.time, "sleep", worker)
+    monkeypatch.setattr(waiting, "time", OtherProcess(worker))
     call_command("merge_adapter", adapter.name, "--name", "by-hand")
     assert capsys.readouterr().out.splitlines()[-1] == str(models_dir() / "by-hand")
 
@@ -316,9 +320,8 @@ def test_the_command_ends_with_1_and_the_reason_of_a_failed_merge(
     api: Api, adapter: Adapter, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(waiting, "queue_worker_seen", lambda: True)
-    monkeypatch.setattr(
-        waiting.time, "sleep", lambda seconds: AdapterMerge.objects.update(status="error", error="Out of memory.")
-    )
+    fail = partial(AdapterMerge.objects.update, status="error", error="Out of memory.")
+    monkeypatch.setattr(waiting, "time", OtherProcess(fail))
     with pytest.raises(SystemExit) as leave:
         call_command("merge_adapter", adapter.name)
     assert leave.value.code == 1
