@@ -37,6 +37,11 @@ SHAPES = ROOT / "ftproject" / "engine" / "assets" / "demo" / "shapes.csv"
         (["--base", "--output", "/nowhere/at/all.csv"], "cannot be written"),
         (["--base", "--positive-label", "yes"], "classification_mode"),
         (["--base", "--model", "gpt2"], "not an allowed model"),
+        (["--base", "--metric", "rogue_l"], "did you mean 'rouge_l'"),
+        (["--base", "--metric", '{"name": "numeric"'], "is no JSON"),
+        (["--base", "--metric", '{"name": "numeric", "tolerance": -1}'], "at least 0"),
+        (["--base", "--extract", "("], "no RE2 pattern"),
+        (["--base", "--confidence"], "classification_mode"),
     ],
 )
 def test_what_cannot_work_is_refused_and_nothing_is_queued(adapter: Adapter, options: list[str], words: str) -> None:
@@ -107,7 +112,10 @@ def test_base_and_adapters_stand_side_by_side_in_one_table_and_one_file(tmp_path
     first, second = [name for (name,) in here.query("select name from training_app_adapter order by id")]
     output = tmp_path / "joined.csv"
     models = ("--base", "--adapter", first, "--adapter", second)
-    out, err = here.manage("evaluate", *models, "--rows", "heldout", "--output", str(output))
+    scoring = ("--metric", "cer", "--metric", '{"name": "anls", "threshold": 0.4}', "--casefold")
+    out, err = here.manage("evaluate", *models, "--rows", "heldout", "--output", str(output), *scoring)
+    assert "cer" in out
+    assert "anls" in out
     assert all(name in out for name in ("base", first, second))
     assert "100.0 %" in out
     assert str(output) in err

@@ -4,6 +4,7 @@ import json
 import sys
 from argparse import ArgumentParser
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,12 +17,14 @@ from rich.text import Text
 from evaluation_app.exports import csv_chunks, joined_csv_chunks
 from evaluation_app.models import EvaluationRun
 from evaluation_app.plans import EvaluationRequest
+from evaluation_app.scoring_arguments import add_scoring_arguments, scoring_fields
 from evaluation_app.selectors import get_run
 from evaluation_app.serializers import EvaluationRunDetailSerializer
 from evaluation_app.services import start_evaluations, stop_evaluation
 from ftproject.core.errors import ProductError
 from ftproject.core.storage import publish_file
 from ftproject.core.waiting import JobKindView, JobsWait
+from ftproject.engine.metrics import METRICS
 
 BASE = "base"
 FAILED = 1
@@ -50,6 +53,7 @@ class Command(BaseCommand):
         parser.add_argument("--model", metavar="NAME", help="base model of the base run (default: the first adapter's)")
         parser.add_argument("--classification", action="store_true", help="add classification figures")
         parser.add_argument("--positive-label", metavar="LABEL", help="the positive one of two labels")
+        add_scoring_arguments(parser)
         parser.add_argument(
             "--output", type=Path, metavar="FILE.csv", help="write predictions beside the dataset's rows"
         )
@@ -104,6 +108,7 @@ def requests_of(options: dict[str, Any]) -> dict[str, EvaluationRequest]:
         "rows": options["rows"],
         "classification_mode": options["classification"],
         "positive_label": options["positive_label"],
+        **scoring_fields(options),
     }
     requests = {Path(name).name: EvaluationRequest(adapter_path=name, **shared) for name in adapters}
     if len(requests) != len(adapters):
@@ -161,4 +166,5 @@ FIGURES: dict[str, Callable[[EvaluationRun], float | None]] = {
     "Recall": lambda run: run.token_recall,
     "F1": lambda run: run.token_f1,
     "Accuracy": lambda run: figure_of(run, "classification", "accuracy"),
+    **{name: partial(figure_of, part="all", name=name) for name in METRICS},
 }
