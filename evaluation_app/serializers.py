@@ -8,13 +8,16 @@ from rest_framework import serializers
 
 from evaluation_app.models import EvaluationRun
 from evaluation_app.resume import judge_resume
+from evaluation_app.run_listing import links_of, rows_per_second
 from ftproject.core.jobs import queue_position
+from ftproject.core.pagination import MAX_PAGE, MAX_PAGE_SIZE
 from ftproject.core.serializers import StrictBooleanField, StrictCharField, StrictIntegerField, StrictSerializer
 from ftproject.engine.fields import section_schema
 from ftproject.engine.hyperparameters import EVALUATION_GENERATION, GenerationParams
 from ftproject.engine.metrics import metric_schema, normalization_schema
 from training_app.fields import GENERATION_HELP, AdapterReferenceField, GenerationParamsField
 
+RUNS_A_PAGE = 20
 LARGEST_LIMIT = 1_000_000_000
 
 
@@ -167,6 +170,10 @@ class EvaluationRunSerializer(serializers.ModelSerializer[EvaluationRun]):
 
 class EvaluationRunListSerializer(serializers.Serializer[Any]):
     runs = EvaluationRunSerializer(many=True)
+    page = serializers.IntegerField()
+    page_size = serializers.IntegerField()
+    total = serializers.IntegerField(help_text="Runs that the filters leave.")
+    total_pages = serializers.IntegerField()
 
 
 class EvaluationRunDetailSerializer(EvaluationRunSerializer):
@@ -176,6 +183,8 @@ class EvaluationRunDetailSerializer(EvaluationRunSerializer):
     mapping_version = serializers.IntegerField(source="mapping.version")
     eta = serializers.FloatField(source="eta_seconds", allow_null=True)
     elapsed_seconds = serializers.FloatField(allow_null=True)
+    rows_per_second = serializers.SerializerMethodField(help_text="From start to end, loading and preparing within.")
+    links = serializers.SerializerMethodField(help_text="Paths of what belongs to the run; null: not there yet.")
     generation_params = serializers.DictField()
     metric_options = serializers.DictField(help_text="Metrics with their parameters, normalization, confidence.")
     model_settings = serializers.DictField(help_text="How the base model was loaded.")
@@ -208,12 +217,20 @@ class EvaluationRunDetailSerializer(EvaluationRunSerializer):
             "total",
             "eta",
             "elapsed_seconds",
+            "rows_per_second",
             "queue_position",
             "message",
             "warnings",
             "stopped_early",
             "started_at",
+            "links",
         )
+
+    def get_rows_per_second(self, run: EvaluationRun) -> float | None:
+        return rows_per_second(run)
+
+    def get_links(self, run: EvaluationRun) -> dict[str, str | None]:
+        return links_of(run)
 
     def get_queue_position(self, run: EvaluationRun) -> int | None:
         return queue_position(run) if run.status == run.Status.QUEUED else None
@@ -222,6 +239,17 @@ class EvaluationRunDetailSerializer(EvaluationRunSerializer):
 class RunQuerySerializer(StrictSerializer):
     status = serializers.ChoiceField(
         choices=["completed", "all"], default="completed", help_text="`all` adds queued, running and failed runs."
+    )
+    dataset_id = StrictIntegerField(default=None, allow_null=True, min_value=1, max_value=2**63 - 1)
+    adapter = serializers.CharField(
+        default=None, allow_null=True, max_length=4096, help_text="Path, name or id of the evaluated adapter."
+    )
+    model_type = serializers.ChoiceField(default=None, allow_null=True, choices=EvaluationRun.ModelType.choices)
+    page = StrictIntegerField(
+        default=None, allow_null=True, min_value=1, max_value=MAX_PAGE, help_text="Without page and page_size: all."
+    )
+    page_size = StrictIntegerField(
+        default=None, allow_null=True, min_value=1, max_value=MAX_PAGE_SIZE, help_text=f"{RUNS_A_PAGE} when left out."
     )
 
 

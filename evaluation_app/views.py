@@ -13,10 +13,12 @@ from evaluation_app.exports import csv_chunks, json_chunks, jsonl_chunks, opened
 from evaluation_app.models import EvaluationRun
 from evaluation_app.openapi_examples import IDEMPOTENCY_KEY, LIST_EXAMPLE, RUN_EXAMPLE, STARTED_EXAMPLE
 from evaluation_app.plans import EvaluationRequest
+from evaluation_app.run_listing import RunQuery, page_of_runs
 from evaluation_app.sample_serializers import SamplePageSerializer, SampleQuerySerializer, SampleSerializer
 from evaluation_app.samples import SampleQuery, page_of_samples
-from evaluation_app.selectors import get_evaluation_status, get_exportable_run, get_run, list_runs
+from evaluation_app.selectors import get_evaluation_status, get_exportable_run, get_run
 from evaluation_app.serializers import (
+    RUNS_A_PAGE,
     EvaluationRunDetailSerializer,
     EvaluationRunListSerializer,
     EvaluationRunSerializer,
@@ -123,10 +125,12 @@ class EvaluationRunViewSet(ApiViewSet):
         examples=[LIST_EXAMPLE],
     )
     def list(self, request: Request) -> Response:
-        """Finished runs, newest first."""
-        query = self.check_query(RunQuerySerializer, request)
-        runs = list_runs(include_unfinished=query["status"] == "all")
-        return Response({"runs": EvaluationRunSerializer(runs, many=True).data})
+        """Finished runs, newest first; all of them, or a page."""
+        query = RunQuery(**self.check_query(RunQuerySerializer, request))
+        where, runs = page_of_runs(query, RUNS_A_PAGE)
+        place = {"page": where.page, "page_size": where.page_size, "total": where.total}
+        shown = EvaluationRunSerializer(runs, many=True).data
+        return Response({"runs": shown, **place, "total_pages": where.total_pages})
 
     @extend_schema(
         operation_id="evaluation_runs_retrieve", tags=["evaluation"], responses=EvaluationRunDetailSerializer
