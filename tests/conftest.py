@@ -5,6 +5,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import settings as hypothesis_settings
+
+# The first example pays for its imports (scikit-learn: 2 s on a busy machine); pytest's timeout ends what hangs.
+hypothesis_settings.register_profile("no_deadline", deadline=None)
+hypothesis_settings.load_profile("no_deadline")
 
 LOOPBACK = ("127.", "::1", "localhost")
 

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ftproject.engine import classification
-from ftproject.engine.classification import classify, known_labels, parse_label
+from ftproject.engine.classification import Averages, ConfusionCounts, classify, known_labels, parse_label
 
 
 def test_the_examples_in_the_docstrings_are_true() -> None:
@@ -88,6 +88,34 @@ def test_rows_that_do_not_pair_up_are_refused() -> None:
         classify(["a"], [])
 
 
+def test_streamed_counts_are_those_of_the_lists_and_reject_what_is_no_label() -> None:
+    counts = ConfusionCounts(["a", "b", "c"])
+    for true, predicted in [("a", "a"), ("b", None), ("b", "elsewhere"), (None, "a"), ("c", "b")]:
+        counts.add(true, predicted)
+    figures = counts.figures()
+    assert figures.confusion_matrix == [[1, 0, 0], [0, 0, 0], [0, 1, 0]]
+    assert (figures.unparsed_by_label, figures.unlabelled, figures.accuracy) == ([0, 2, 0], 1, 0.25)
+    assert figures.per_class[1].recall == 0.0
+    json.dumps(figures.to_dict(), allow_nan=False)
+
+
+def test_a_label_without_rows_has_nulls_and_is_left_out_of_the_means() -> None:
+    counts = ConfusionCounts(["a", "b", "c"])
+    counts.add("a", "a")
+    counts.add("b", "b")
+    figures = counts.figures()
+    assert (figures.per_class[2].precision, figures.per_class[2].support) == (None, 0)
+    assert figures.macro_avg == Averages(1.0, 1.0, 1.0)
+
+
+def test_counting_takes_memory_by_labels_not_rows() -> None:
+    counts = ConfusionCounts(["a", "b"])
+    for number in range(50_000):
+        counts.add("ab"[number % 2], "ab"[number % 3 % 2])
+    assert len(counts.counts) == 4
+    assert sum(scores.support for scores in counts.figures().per_class) == 50_000
+
+
 pairs = st.lists(st.tuples(st.sampled_from("abcx"), st.sampled_from("abc")), min_size=1, max_size=30)
 
 
@@ -107,5 +135,8 @@ def test_the_figures_are_scikit_learns(rows: list[tuple[str, str]]) -> None:
             assert value == pytest.approx(expected["f1-score" if name == "f1" else name], nan_ok=True) or (
                 value is None and math.isnan(expected[name])
             )
+    for name, averages in (("macro avg", figures.macro_avg), ("weighted avg", figures.weighted_avg)):
+        for key, value in (("precision", averages.precision), ("recall", averages.recall), ("f1-score", averages.f1)):
+            assert math.nan if value is None else value == pytest.approx(report[name][key], nan_ok=True)
     for line, label, unparsed in zip(figures.confusion_matrix, figures.labels, figures.unparsed_by_label, strict=True):
         assert sum(line) + unparsed == truths.count(label)

@@ -38,7 +38,7 @@ def test_both_rates_are_jiwers(prediction: str, truth: str) -> None:
     assert word_error_rate(prediction, truth) == pytest.approx(jiwer.wer(truth, prediction))
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(PAIRS)
 def test_the_rate_of_a_run_is_jiwers_and_torchmetrics_over_the_corpus(pairs: list[tuple[str, str]]) -> None:
     import jiwer

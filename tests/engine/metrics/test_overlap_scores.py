@@ -84,7 +84,7 @@ def test_rouge_l_is_googles_on_ascii(prediction: str, truth: str) -> None:
     assert rouge_l(prediction, truth) == pytest.approx(expected)
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(ascii_texts, ascii_texts)
 def test_rouge_l_is_torchmetrics_on_ascii(prediction: str, truth: str) -> None:
     from torchmetrics.functional.text import rouge_score
