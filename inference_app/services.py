@@ -180,8 +180,8 @@ def resolve_model_config(config: Any) -> Any:
 
 def resolve_images(image_urls: Sequence[str]) -> list[Path]:
     """The images as files of the cache, fetched at once; the first one that cannot be used refuses the request."""
-    if not image_urls:
-        return []
+    if len(image_urls) < 2:  # starting a thread takes longer than finding one image in the cache
+        return [resolve_numbered(index, url) for index, url in enumerate(image_urls)]
     with ThreadPoolExecutor(max_workers=settings.IMAGE_CONCURRENCY, thread_name_prefix="images") as fetchers:
         return list(fetchers.map(resolve_numbered, range(len(image_urls)), image_urls))
 

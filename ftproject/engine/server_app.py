@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import json
 import tempfile
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,7 @@ from starlette.routing import Route
 from ftproject.engine.answering import ChatAnswer, ChatRequest
 from ftproject.engine.backends.base import EngineError
 from ftproject.engine.decoding import CancelledGenerationError
-from ftproject.engine.images import ImageError
+from ftproject.engine.images import ImageError, is_data_uri
 from ftproject.engine.server_answers import DONE, AnswerWriter, error_body, event
 from ftproject.engine.server_asked import AskedChat
 from ftproject.engine.server_chat import ChatBody, ChatError, open_chat, read_chat_body
@@ -125,8 +125,11 @@ class ModelRoutes:
     async def answer(self, asked: AskedChat) -> ChatAnswer:
         body = asked.body
         adapter = self.served.adapter_of(body.model)
-        with tempfile.TemporaryDirectory(prefix="qwen3vl-chat-") as scratch:
-            chat = await asyncio.to_thread(open_chat, body, self.image_root, Path(scratch))
+        with scratch_for(body) as scratch:
+            if scratch is None:
+                chat = open_chat(body, self.image_root, Path())
+            else:
+                chat = await asyncio.to_thread(open_chat, body, self.image_root, scratch)
             return await self.served.answer(ChatRequest(chat, asked.decoding(), adapter), body.model)
 
     async def stream(self, asked: AskedChat, answer: asyncio.Task[ChatAnswer]) -> AsyncIterator[bytes]:
@@ -149,6 +152,16 @@ class ModelRoutes:
 
     def writer(self, body: ChatBody) -> AnswerWriter:
         return AnswerWriter(body.model, self.served.progress.load_ms or 0.0)
+
+
+@contextlib.contextmanager
+def scratch_for(body: ChatBody) -> Iterator[Path | None]:
+    """A folder for pictures that came inside the request; None when there are none."""
+    if not any(is_data_uri(url) for url in body.image_urls):
+        yield None
+        return
+    with tempfile.TemporaryDirectory(prefix="qwen3vl-chat-") as folder:
+        yield Path(folder)
 
 
 async def read_json(request: Request) -> Any:

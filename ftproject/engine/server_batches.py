@@ -9,7 +9,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from ftproject.engine.answering import ChatAnswer, ChatRequest
 
 # Clients that start together arrive within a few milliseconds; alone, a request is answered so much later.
-GATHER_SECONDS = 0.003
+GATHER_SECONDS = 0.002
 LARGEST_BATCH = 16
 
 AnswerBatch = Callable[[Sequence[ChatRequest]], Awaitable[list[ChatAnswer]]]
