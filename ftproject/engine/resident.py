@@ -21,6 +21,7 @@ from ftproject.engine.decoding import DecodedRow, DecodingRequest, decode_batch
 from ftproject.engine.encoding import EncodedRow, PixelCache, RowEncoder, build_batch
 from ftproject.engine.label_scores import cut_after_end, log_probabilities_of_answers
 from ftproject.engine.processors import PixelRule, apply_pixel_rule, pixel_rule_of
+from ftproject.engine.prompt_cache import PromptCache
 
 ADAPTERS_IN_MEMORY = 4
 
@@ -55,13 +56,20 @@ class ResidentModel:
         self._peft: Any = None
         self._own_view = ImageView(processor, pixel_rule_of(processor))
         self._views: dict[PixelRule, ImageView] = {self._own_view.rule: self._own_view}
+        # Reading an adapter's files for each row took as long as generating for it.
+        self._rules: dict[tuple[Path, int], PixelRule | None] = {}
+        self._prompts = PromptCache()
         self._adapters: OrderedDict[tuple[Path, int], str] = OrderedDict()
         self._counter = 0
         self._lock = threading.RLock()
 
     def encode(self, conversation: ResolvedConversation, *, adapter: Path | None = None) -> EncodedRow:
         """The prompt's tokens, without an answer; raises RowError."""
-        return self._fitting(self._view_of(adapter).encoder.encode(conversation, with_response=False))
+        view = self._view_of(adapter)
+        return self._prompts.get(
+            (view.rule, conversation),
+            lambda: self._fitting(view.encoder.encode(conversation, with_response=False)),
+        )
 
     def _fitting(self, row: EncodedRow) -> EncodedRow:
         limit = int(self._model.config.get_text_config().max_position_embeddings)
@@ -102,10 +110,18 @@ class ResidentModel:
 
     def _view_of(self, adapter: Path | None) -> ImageView:
         """Images as the adapter saw them in training; the base sees them by the rule it was loaded with."""
-        rule = read_adapter_info(adapter).pixel_rule if adapter else None
+        rule = None if adapter is None else self._rule_of(adapter)
         if rule is None:
             return self._own_view
-        return self._views.setdefault(rule, ImageView(self.processor, rule))
+        if rule not in self._views:
+            self._views.setdefault(rule, ImageView(self.processor, rule))
+        return self._views[rule]
+
+    def _rule_of(self, adapter: Path) -> PixelRule | None:
+        key = _adapter_key(adapter)
+        if key not in self._rules:
+            self._rules[key] = read_adapter_info(adapter).pixel_rule
+        return self._rules[key]
 
     def generate(
         self,
@@ -262,8 +278,7 @@ class ResidentModel:
         if info.base_model_name != self.model_name:
             message = f"{info.name} was trained on {info.base_model_name}, not on {self.model_name}"
             raise AdapterError("adapter_base_mismatch", message)
-        # The time of writing is part of the key: a deleted adapter's path may come back with other weights.
-        key = (path.resolve(), path.stat().st_mtime_ns)
+        key = _adapter_key(path)
         name = self._adapters.get(key) or self._load_adapter(path, key)
         self._adapters.move_to_end(key)
         self._peft.set_adapter(name)
@@ -292,6 +307,15 @@ class ResidentModel:
         if self.device != "cpu":
             return int(torch.cuda.memory_allocated()) // 2**20
         return int(psutil.Process().memory_info().rss) // 2**20
+
+
+def _adapter_key(path: Path) -> tuple[Path, int]:
+    """The time of writing is part of it: a deleted adapter's path may come back with other weights."""
+    try:
+        return path.resolve(), path.stat().st_mtime_ns
+    except OSError:
+        read_adapter_info(path)  # says what is wrong with it
+        raise
 
 
 def _streamer(tokenizer: Any, on_token: Callable[[str], None]) -> Any:
