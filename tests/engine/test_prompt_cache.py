@@ -31,7 +31,7 @@ def test_the_least_recently_used_rows_are_dropped_beyond_the_bound() -> None:
     cache.get("a", lambda: pytest.fail("a was kept"))
     cache.get("c", lambda: encoded(5))
     again: list[str] = []
-    for key in ("a", "b", "c"):
+    for key in ("a", "c", "b"):
         cache.get(key, lambda key=key: again.append(key) or encoded(1))  # type: ignore[func-returns-value,misc]
     assert again == ["b"]
 
