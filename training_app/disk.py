@@ -1,8 +1,11 @@
 """How much free disk a training run wants, and the refusal of one that would not find it."""
 
+import contextlib
 import errno
 import math
+import os
 import shutil
+from pathlib import Path
 
 from ftproject.core.errors import UnavailableError
 from ftproject.core.storage import adapters_dir
@@ -14,6 +17,8 @@ from ftproject.engine.token_counts import TokenCountError
 # not known here: an adapter of rank 16 of the 8B model has about 200 MB, a checkpoint with optimizer state more.
 FREE_MB_TINY = 64
 FREE_MB = 2048
+# A few writes to the database; a full disk would otherwise take the reason of the run's end with it (seen on a tmpfs).
+RESERVE_BYTES = 2 * 2**20
 NO_ROOM = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 # safetensors, torch and SQLite pass the system's words on, or say it in their own.
 NO_ROOM_WORDS = (
@@ -24,6 +29,19 @@ NO_ROOM_WORDS = (
     "file write failed",
     "unexpected pos",
 )
+
+
+class Reserve:
+    """A file that holds space while a run works, and gives it back for what must be written when the disk is full."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        with contextlib.suppress(OSError):
+            path.write_bytes(os.urandom(RESERVE_BYTES))  # nothing that a file system could compress
+
+    def free(self) -> None:
+        with contextlib.suppress(OSError):
+            self.path.unlink()
 
 
 def free_mb_wanted(model_name: str) -> int:

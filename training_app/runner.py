@@ -11,6 +11,7 @@ from typing import Any
 
 from datasets_app.preparation import PreparedRow, prepare_rows
 from ftproject.core.errors import ProductError
+from ftproject.core.storage import run_dir
 from ftproject.engine.adapters import versions
 from ftproject.engine.backends.base import EngineError, TrainingJob, TrainingResult
 from ftproject.engine.configs import EffectiveConfig, TrainingConfig, TrainingOptions, from_dict
@@ -21,7 +22,7 @@ from training_app.adapter_services import complete_training, new_adapter_dir
 from training_app.checkpoints import checkpoints_dir, free_checkpoints, newest_checkpoint, was_stopped
 from training_app.configuration import resolve_config
 from training_app.continuation import checkpoint_to_resume, origin_of, require_same_rows, rows_digest
-from training_app.disk import require_free_disk, says_disk_full
+from training_app.disk import Reserve, require_free_disk, says_disk_full
 from training_app.models import TrainingRun
 from training_app.persistence import persistently
 from training_app.progress import RunReporter, StoppedBeforeFirstStepError, summarise_reasons
@@ -59,14 +60,19 @@ def execute_training(job: TrainingRun, should_stop: Callable[[], bool], *, guard
         logger.info("%s", origin)
         reporter.say(origin)
     reporter.tell_status()
+    reserve = Reserve(run_dir(job.KIND, job.pk) / "reserve")
     try:
         with guard(reporter):
             result = train_rows(job, reporter)
         finish_training(job, result)
     except Exception as exc:
+        reserve.free()
+        reporter.flush()
         if plain := plain_reason(job, exc):
             raise plain from exc
         raise
+    finally:
+        reserve.free()
 
 
 def plain_reason(job: TrainingRun, exc: Exception) -> RunFailedError | None:
