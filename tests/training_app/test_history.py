@@ -1,14 +1,19 @@
 """The history of runs: list, details, metrics, events, log, and what may be deleted."""
 
+from pathlib import Path
 from typing import Any
 
 import pytest
+from django.db import connection
+from django.test.utils import CaptureQueriesContext
+from pytest_django import DjangoAssertNumQueries
 
 from datasets_app.models import Dataset
 from ftproject.core.models import Event
 from ftproject.core.storage import log_path, run_dir
-from tests.training_app.world import Api, claimed, trained_run
+from tests.training_app.world import Api, claimed, load_dataset, numbered_rows, trained_run
 from training_app.models import TrainingMetric, TrainingRun
+from training_app.services import stop_training
 
 URL = "/api/training/runs"
 
@@ -20,6 +25,31 @@ def test_runs_are_listed_newest_first_by_page(api: Api, dataset: Dataset) -> Non
     assert (first["total"], first["total_pages"], first["page"], first["page_size"]) == (3, 2, 1, 2)
     assert [run["id"] for run in api.get(URL + "/", page=2, page_size=2).json()["runs"]] == [ids[0]]
     assert api.get(URL, page=3, page_size=2).json()["runs"] == []
+
+
+def test_runs_can_be_chosen_by_status_and_dataset(api: Api, dataset: Dataset, tmp_path: Path) -> None:
+    done = trained_run(api)
+    other = load_dataset(tmp_path, numbered_rows(3), name="other.csv")
+    waiting = api.post("/api/training/start", {}).json()["run_id"]
+    listed = api.get(URL, status="completed").json()
+    assert ([run["id"] for run in listed["runs"]], listed["total"]) == ([done.pk], 1)
+    assert [run["id"] for run in api.get(URL, dataset_id=other.pk).json()["runs"]] == [waiting]
+    assert api.get(URL, dataset_id=other.pk, status="completed").json()["runs"] == []
+    assert api.get(URL, dataset_id=999).json()["total"] == 0
+
+
+def test_a_longer_list_takes_no_more_queries(
+    api: Api, dataset: Dataset, django_assert_num_queries: DjangoAssertNumQueries
+) -> None:
+    trained_run(api, sft_config={"max_steps": 1})
+    stop_training(run=TrainingRun.objects.get(pk=api.post("/api/training/start", {}).json()["run_id"]))
+    with CaptureQueriesContext(connection) as few:
+        api.get(URL)
+    asked = len(few)
+    for _ in range(6):
+        stop_training(run=TrainingRun.objects.get(pk=api.post("/api/training/start", {}).json()["run_id"]))
+    with django_assert_num_queries(asked):
+        assert len(api.get(URL).json()["runs"]) == 8
 
 
 def test_a_run_says_everything_it_was_started_with(api: Api, dataset: Dataset) -> None:
@@ -81,6 +111,17 @@ def test_a_run_whose_adapter_is_kept_stays(api: Api, dataset: Dataset) -> None:
     assert run.adapter.name in answer.json()["hint"]
 
 
+def test_a_run_that_another_continues_stays_until_that_one_is_deleted(api: Api, dead: TrainingRun) -> None:
+    other = api.post(f"{URL}/{dead.pk}/resume").json()["run_id"]
+    answer = api.delete(f"{URL}/{dead.pk}")
+    assert (answer.status_code, answer.json()["code"]) == (409, "run_continued")
+    assert f"runs/{other}" in answer.json()["hint"]
+    api.post(f"{URL}/{other}/stop")
+    assert api.delete(f"{URL}/{other}").status_code == 200
+    assert api.delete(f"{URL}/{dead.pk}").status_code == 200
+    assert not TrainingRun.objects.exists()
+
+
 def test_a_waiting_or_active_run_cannot_be_deleted(api: Api, dataset: Dataset) -> None:
     api.post("/api/training/start", {})
     run = TrainingRun.objects.get()
@@ -111,6 +152,9 @@ def test_a_name_for_a_number_is_404(api: Api) -> None:
         {"page_size": 0},
         {"page": 2**70},
         {"pagesize": 5},
+        {"status": "done"},
+        {"dataset_id": "x"},
+        {"dataset_id": 0},
     ],
 )
 def test_a_wrong_page_is_refused(api: Api, query: dict[str, Any]) -> None:
