@@ -1,11 +1,15 @@
 """The admin's pages of evaluation runs and samples: facts to read, stop and delete as actions."""
 
 from django.contrib import admin
+from django.core.exceptions import PermissionDenied
 from django.db.models import QuerySet
-from django.http import HttpRequest
-from django.urls import reverse
+from django.http import HttpRequest, HttpResponse
+from django.shortcuts import get_object_or_404
+from django.template.response import TemplateResponse
+from django.urls import URLPattern, path, reverse
 from django.utils.html import format_html
 
+from evaluation_app.admin_pages import samples_context
 from evaluation_app.models import EvaluationRun, Sample
 from evaluation_app.services import delete_evaluation, stop_evaluation
 from training_app.admin import ReadOnlyAdmin, act_on_each, all_field_names, link_to
@@ -61,8 +65,19 @@ class EvaluationRunAdmin(ReadOnlyAdmin):
 
     @admin.display(description="samples")
     def samples_link(self, run: EvaluationRun) -> str:
-        url = reverse("admin:evaluation_app_sample_changelist")
-        return format_html('<a href="{}?run__id__exact={}">show</a>', url, run.pk)
+        return format_html('<a href="{}">worst first</a>', reverse("admin:evaluation_app_run_samples", args=[run.pk]))
+
+    def get_urls(self) -> list[URLPattern]:
+        page = self.admin_site.admin_view(self.samples_page)
+        return [path("<int:run_id>/samples/", page, name="evaluation_app_run_samples"), *super().get_urls()]
+
+    def samples_page(self, request: HttpRequest, run_id: int) -> HttpResponse:
+        """One run explained, its samples worst first."""
+        run = get_object_or_404(self.get_queryset(request).select_related("mapping", "dataset", "adapter"), pk=run_id)
+        if not self.has_view_permission(request, run):
+            raise PermissionDenied
+        context = {**self.admin_site.each_context(request), "opts": self.model._meta, **samples_context(request, run)}
+        return TemplateResponse(request, "admin/evaluation_app/run_samples.html", context)
 
     @admin.action(description="Stop the selected runs (waiting ones are cancelled)", permissions=["change"])
     def stop_runs(self, request: HttpRequest, queryset: QuerySet[EvaluationRun]) -> None:

@@ -88,7 +88,7 @@ def test_the_list_links_to_adapter_dataset_and_samples(
     page = get(admin_client, RUNS)
     assert reverse("admin:training_app_adapter_change", args=[adapter.pk]) in page
     assert reverse("admin:datasets_app_dataset_change", args=[finished.dataset_id]) in page
-    assert f"{SAMPLES}?run__id__exact={finished.pk}" in page
+    assert f"{RUNS}{finished.pk}/samples/" in page
 
 
 def test_the_run_and_sample_pages_show_the_facts(admin_client: Client, finished: EvaluationRun) -> None:
