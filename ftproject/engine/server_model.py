@@ -11,13 +11,13 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar
 
 import psutil
 
 from ftproject.engine.adapters import AdapterError
 from ftproject.engine.answering import ChatAnswer, ChatRequest
-from ftproject.engine.backends.base import EngineError, LoadedModel
+from ftproject.engine.backends.base import EngineError
 from ftproject.engine.decoding import CancelledGenerationError
 from ftproject.engine.gpu import device_facts
 from ftproject.engine.images import ImageError
@@ -46,7 +46,19 @@ class ModelSpec:
     max_seq_length: int | None = None
 
 
-def load_model(spec: ModelSpec) -> LoadedModel:
+class ChatModel(Protocol):
+    """The part of a LoadedModel that the server uses."""
+
+    device: str
+
+    def answer(self, requests: Sequence[ChatRequest]) -> list[ChatAnswer]: ...
+
+    def ensure_adapter(self, path: Path) -> None: ...
+
+    def memory_mb(self) -> int: ...
+
+
+def load_model(spec: ModelSpec) -> ChatModel:
     """The base model in memory; raises EngineError."""
     from ftproject.engine.backends import get_backend
 
@@ -97,7 +109,7 @@ class ServedModel:
     """Everything that touches the model runs in one thread: batches of requests, and the loading of adapters."""
 
     def __init__(
-        self, spec: ModelSpec, adapters_root: Path, load: Callable[[ModelSpec], LoadedModel] = load_model
+        self, spec: ModelSpec, adapters_root: Path, load: Callable[[ModelSpec], ChatModel] = load_model
     ) -> None:
         self.spec = spec
         self.adapters_root = adapters_root
@@ -106,7 +118,7 @@ class ServedModel:
         self.error: EngineError | None = None
         self.progress = LoadProgress(spec.path)
         self._load = load
-        self._model: LoadedModel | None = None
+        self._model: ChatModel | None = None
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="model")
         self._batcher = Batcher(self._answer_batch)
 
@@ -127,7 +139,7 @@ class ServedModel:
             self.error = describe_failure(error, "model_load_failed")
 
     @property
-    def model(self) -> LoadedModel:
+    def model(self) -> ChatModel:
         """The loaded model; raises EngineError model_loading, or why it could not be loaded."""
         if self.error is not None:
             raise self.error

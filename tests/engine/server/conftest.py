@@ -16,8 +16,7 @@ import httpx
 import pytest
 
 from ftproject.engine.answering import ChatAnswer, ChatRequest
-from ftproject.engine.backends.base import EngineError, Generation
-from ftproject.engine.conversations import ResolvedConversation
+from ftproject.engine.backends.base import EngineError
 from ftproject.engine.decoding import CancelledGenerationError
 from tests.engine.support import TINY
 
@@ -61,12 +60,6 @@ class Instant:
             if request.decoding.on_text:
                 request.decoding.on_text(letter)
         return ChatAnswer(text, 3, 2, "stop", 0.5, 1.5)
-
-    def generate(self, *_: Any, **__: Any) -> list[Generation]:
-        raise AssertionError("the server answers chats")
-
-    def preload(self, conversations: Sequence[ResolvedConversation], *, adapter: Path | None = None) -> None:
-        """Nothing to prepare."""
 
     def ensure_adapter(self, path: Path) -> None:
         if path.name == "broken":

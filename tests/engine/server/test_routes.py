@@ -12,9 +12,9 @@ import httpx
 import pytest
 from starlette.applications import Starlette
 
-from ftproject.engine.backends.base import EngineError, LoadedModel
+from ftproject.engine.backends.base import EngineError
 from ftproject.engine.server_app import build_app
-from ftproject.engine.server_model import ModelSpec, ServedModel
+from ftproject.engine.server_model import ChatModel, ModelSpec, ServedModel
 from tests.engine.server.conftest import Instant
 from tests.engine.support import TINY, save_image
 
@@ -40,7 +40,7 @@ def connect(app: Starlette) -> httpx.AsyncClient:
     return httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://model")
 
 
-def serve(folder: Path, load: Callable[[ModelSpec], LoadedModel], seconds: float = 60) -> Starlette:
+def serve(folder: Path, load: Callable[[ModelSpec], ChatModel], seconds: float = 60) -> Starlette:
     served = ServedModel(SPEC, folder / "adapters", load=load)
     served.start_loading()  # in the real process the application's lifespan does it
     return build_app(served, folder / "images", request_seconds=seconds)
