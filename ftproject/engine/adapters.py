@@ -18,7 +18,7 @@ from uuid import uuid4
 
 from ftproject.engine.backends.base import EngineError
 from ftproject.engine.models import PICKLES
-from ftproject.engine.processors import PixelRule
+from ftproject.engine.processors import PixelRule, save_processor
 
 CONFIG_FILE = "adapter_config.json"
 WEIGHTS_FILE = "adapter_model.safetensors"
@@ -171,7 +171,7 @@ def save_adapter(
         nonlocal effective
         # Embeddings are never trained; asking PEFT to find that out would ask the hub.
         model.save_pretrained(str(folder), safe_serialization=True, save_embedding_layers=False)
-        processor.save_pretrained(str(folder))
+        save_processor(processor, folder)
         # PEFT's model card would name the folder that the base was loaded from.
         (folder / "README.md").unlink(missing_ok=True)
         _name_the_base(folder / CONFIG_FILE, base_model_name)

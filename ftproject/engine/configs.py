@@ -16,6 +16,7 @@ from ftproject.engine.device_rules import (
     DeviceFacts,
     EffectiveConfig,
     choose_backend,
+    four_bit,
     resolve_model,
     resolve_training_config,
 )
@@ -47,6 +48,7 @@ __all__ = [
     "TrainingConfig",
     "TrainingOptions",
     "choose_backend",
+    "four_bit",
     "from_dict",
     "json_schema",
     "nest_flat_settings",

@@ -66,7 +66,7 @@ def resolve_training_config(
         config.model,
         model_name=name,
         max_seq_length=length,
-        load_in_4bit=_four_bit(config.model.load_in_4bit, name, path, device),
+        load_in_4bit=four_bit(config.model.load_in_4bit, name, path, cuda=device.cuda),
     )
     warnings = _model_warnings(config, device)
     sft, changes = _settings_on_device(config.sft, name, device)
@@ -113,11 +113,12 @@ def _local_folder(name: str, models_dir: Path) -> Path | None:
     return folder if folder.parent == root and folder.is_dir() else None
 
 
-def _four_bit(wanted: bool | None, name: str, path: str, device: DeviceFacts) -> bool:
+def four_bit(wanted: bool | None, name: str, path: str, *, cuda: bool) -> bool:
+    """Whether a base is quantised to 4 bit: as asked, else hub models on CUDA; training and answering alike."""
     if wanted is not None:
         return wanted
     # Unsloth's own default for hub models; a local folder is loaded as it stands.
-    return device.cuda and name == path
+    return cuda and name == path
 
 
 def _model_warnings(config: TrainingConfig, device: DeviceFacts) -> list[str]:

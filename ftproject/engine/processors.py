@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+VIDEO_FILE = "video_preprocessor_config.json"
+
 
 @dataclass(frozen=True)
 class PixelRule:
@@ -29,9 +31,34 @@ def load_processor(path: str | Path, *, min_pixels: int | None = None, max_pixel
 
         processor = AutoProcessor.from_pretrained(str(path), trust_remote_code=False)
     else:
-        processor = _image_only_processor().from_pretrained(str(path))
+        processor = _image_only_processor(_video_settings(path)).from_pretrained(str(path))
     apply_pixel_rule(processor, min_pixels, max_pixels)
     return processor
+
+
+def save_processor(processor: Any, folder: Path) -> None:
+    """Writes the processor's files, so that every other loader accepts them.
+
+    Where the video half was left out, its settings are written as they were read: with torchvision installed,
+    AutoProcessor refuses a folder without them.
+    """
+    processor.save_pretrained(str(folder))
+    settings = getattr(processor, "video_settings", None)
+    if settings is not None:
+        (folder / VIDEO_FILE).write_text(json.dumps(settings, indent=2), encoding="utf-8")
+
+
+def _video_settings(path: str | Path) -> dict[str, Any] | None:
+    """The settings of the video half, in either layout that transformers writes; None where there are none."""
+    from transformers.utils import cached_file
+
+    for name, key in ((VIDEO_FILE, None), ("processor_config.json", "video_processor")):
+        file = cached_file(str(path), name, _raise_exceptions_for_missing_entries=False)
+        content = json.loads(Path(file).read_text(encoding="utf-8")) if file else {}
+        settings = content.get(key) if key else content
+        if settings:
+            return dict(settings)
+    return None
 
 
 def pixel_rule_of(processor: Any) -> PixelRule:
@@ -77,12 +104,15 @@ def write_pixel_rule(folder: Path, rule: PixelRule) -> None:
         file.write_text(json.dumps(config, indent=2), encoding="utf-8")
 
 
-def _image_only_processor() -> type[Any]:
+def _image_only_processor(settings: dict[str, Any] | None) -> type[Any]:
     """A Qwen3VLProcessor whose signature has no video processor; sub-processors are read from the signature."""
     from transformers import Qwen3VLProcessor
     from transformers.processing_utils import ProcessorMixin
 
     class ImageOnlyQwen3VLProcessor(Qwen3VLProcessor):  # type: ignore[misc]
+        # Of the class, because what an instance has is written into its files.
+        video_settings = settings
+
         def __init__(
             self, image_processor: Any = None, tokenizer: Any = None, chat_template: Any = None, **_: Any
         ) -> None:
