@@ -113,7 +113,7 @@ def test_ctrl_c_stops_it_and_leaves_no_report(
     ("content", "words"),
     [
         ("not json", "cannot be read"),
-        ("[]", "must hold a JSON object"),
+        ("[]", "must hold an object"),
         ('{"sft_config": {"max_step": 3}}', "max_steps"),
         ("{}", "No dataset is loaded"),
     ],

@@ -13,6 +13,7 @@ from datasets_app.models import PreflightRun
 from datasets_app.preflight.wait import PreflightWait
 from datasets_app.preflight_report_text import print_report
 from datasets_app.preflight_services import preflight_start
+from ftproject.core.config_files import read_config_file
 from ftproject.core.errors import ProductError
 from ftproject.core.jobs import Job
 
@@ -24,7 +25,9 @@ class Command(BaseCommand):
 
     def add_arguments(self, parser: ArgumentParser) -> None:
         parser.add_argument("--dataset", type=int, metavar="ID", help="dataset to look at (default: the current one)")
-        parser.add_argument("--config", type=Path, metavar="FILE.json", help="the body of POST /api/training/start")
+        parser.add_argument(
+            "--config", type=Path, metavar="FILE", help="JSON or YAML like the body of POST /api/training/start"
+        )
         parser.add_argument("--json", action="store_true", help="print the report as JSON")
 
     def handle(self, *args: Any, **options: Any) -> None:
@@ -48,20 +51,10 @@ class Command(BaseCommand):
 
 
 def started_run(options: dict[str, Any]) -> Any:
-    body = read_body(options["config"]) if options["config"] else {}
+    body = read_config_file(options["config"]) if options["config"] else {}
     named = body.pop("dataset_id", None)
     body.pop("dry_run", None)
     return preflight_start(dataset_id=options["dataset"] or named, body=body)
-
-
-def read_body(path: Path) -> dict[str, Any]:
-    try:
-        body = json.loads(path.read_text(encoding="utf-8-sig"))
-    except (OSError, ValueError) as error:
-        raise CommandError(f"{path} cannot be read: {error}") from error
-    if not isinstance(body, dict):
-        raise CommandError(f"{path} must hold a JSON object, like the body of POST /api/training/start.")
-    return body
 
 
 def describe(error: ProductError) -> str:
