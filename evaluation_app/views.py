@@ -32,6 +32,7 @@ from evaluation_app.serializers import (
     describe_stop,
 )
 from evaluation_app.services import delete_evaluation, start_evaluation, stop_current_evaluation, stop_evaluation
+from ftproject.core.departure import while_wanted
 from ftproject.core.serializers import DeletedSerializer
 from ftproject.core.views import ApiViewSet
 from training_app.serializers import read_idempotency_key
@@ -102,7 +103,7 @@ class EvaluationViewSet(ApiViewSet):
         run = get_exportable_run(run_id=int(run_id))
         name = f"evaluation_{run.pk}_{run.model_type}.{query['format']}"
         headers = {"Content-Disposition": f'attachment; filename="{name}"', "X-Content-Type-Options": "nosniff"}
-        chunks = opened(export_chunks(run, query["format"], raw=query["raw"]))
+        chunks = while_wanted(request, opened(export_chunks(run, query["format"], raw=query["raw"])))
         return StreamingHttpResponse(chunks, content_type=EXPORT_TYPES[query["format"]], headers=headers)
 
 

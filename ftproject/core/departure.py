@@ -1,14 +1,15 @@
 """Tells a view's thread that its client has left: WSGI itself never says so."""
 
 import threading
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Iterator
+from typing import Any, TypeVar
 
 from django.http import HttpRequest
 
 from ftproject.core.errors import ProductError
 
 SCOPE_KEY = "qwen3vl.departure"
+Chunk = TypeVar("Chunk")
 
 
 class ClientGoneError(ProductError):
@@ -54,3 +55,16 @@ def departure_of(request: HttpRequest | Any) -> Departure | None:
     scope = request.META.get("asgi.scope") or {}
     departure = scope.get(SCOPE_KEY)
     return departure if isinstance(departure, Departure) else None
+
+
+def while_wanted(request: HttpRequest | Any, chunks: Iterator[Chunk]) -> Iterator[Chunk]:
+    """The chunks of a long answer to a GET until its client leaves; the server itself would have the rest made too."""
+    departure = departure_of(request)
+    if departure is None:
+        yield from chunks
+        return
+    request.META["wsgi.input"].read()  # the watch begins behind a body, and nobody else reads that of a GET
+    for chunk in chunks:
+        if departure.happened:
+            return
+        yield chunk

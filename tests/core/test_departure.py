@@ -1,9 +1,12 @@
 """A view's thread learns that its client has left."""
 
 import asyncio
+import itertools
+import time
+from types import SimpleNamespace
 from typing import Any
 
-from ftproject.core.departure import SCOPE_KEY, Departure
+from ftproject.core.departure import SCOPE_KEY, Departure, while_wanted
 from ftproject.core.wsgi_bridge import WsgiBridge
 
 
@@ -61,3 +64,21 @@ async def test_a_client_that_stays_has_not_left_and_nothing_is_left_running() ->
     assert sent[1]["body"] == b"{} False"
     await asyncio.sleep(0)
     assert len(asyncio.all_tasks()) == 1
+
+
+async def test_a_long_answer_ends_when_nobody_reads_it() -> None:
+    made: list[int] = []
+
+    def stream(environ: dict[str, Any], start_response: Any) -> Any:
+        start_response("200 OK", [])
+        for number in while_wanted(SimpleNamespace(META=environ), itertools.count()):
+            made.append(number)
+            time.sleep(0.01)
+            yield b"row"
+
+    await run_request([{"type": "http.request", "body": b""}, {"type": "http.disconnect"}], stream)
+    assert 0 <= len(made) < 50
+
+
+def test_under_a_server_that_cannot_tell_the_answer_is_whole() -> None:
+    assert list(while_wanted(SimpleNamespace(META={}), iter("abc"))) == ["a", "b", "c"]

@@ -5,8 +5,11 @@ from typing import Any
 
 import pytest
 from django.test import Client
+from django.urls import resolve
 
 pytestmark = pytest.mark.django_db
+# Answers only about runs that there are.
+LINKS_WITH_RUNS = {"/api/evaluation/compare/export"}
 
 
 @pytest.fixture
@@ -25,10 +28,20 @@ def test_it_loads_nothing_from_elsewhere(page: Any) -> None:
 
 
 def test_every_route_it_asks_answers(page: Any) -> None:
-    paths = sorted(set(re.findall(r"[\"'`](/api/[a-z/-]+)", page.content.decode())))
+    paths = sorted(set(re.findall(r"[\"'`](/api/[a-z/-]+)(?![a-z/-]|\$)", page.content.decode())) - LINKS_WITH_RUNS)
     assert {"/api/system/health", "/api/training/runs", "/api/evaluation/runs"} <= set(paths)
     client = Client(HTTP_HOST="localhost")
     assert {path: client.get(path).status_code for path in paths} == dict.fromkeys(paths, 200)
+
+
+def test_every_address_with_a_run_in_it_has_a_route(page: Any) -> None:
+    addresses = re.findall(r"`(/(?:api|admin)/[^`]*\$\{run[^`]*)`", page.content.decode())
+    paths = [re.sub(r"\$\{[^}]+\}", "7", address).split("?")[0] for address in addresses]
+    assert len(paths) >= 4
+    for path in paths:
+        resolve(path)
+    admin_pages = [path for path in paths if path.startswith("/admin/")]
+    assert [resolve(path).url_name for path in admin_pages] == ["evaluation_app_run_samples"]
 
 
 def test_data_never_becomes_markup(page: Any) -> None:
