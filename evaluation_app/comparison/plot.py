@@ -14,19 +14,25 @@ def interval_plot(differences: dict[str, dict[str, Any] | None]) -> list[dict[st
 
 
 def line_of(name: str, one: dict[str, Any], reach: float) -> dict[str, Any]:
-    gain = one["difference"] if one["higher_is_better"] else -one["difference"]
     return {
         "name": name,
         "baseline": number(one["baseline"], name),
         "candidate": number(one["candidate"], name),
         "difference": signed(one["difference"], name),
         "interval": f"{signed(one['low'], name)} to {signed(one['high'], name)}",
-        "tone": "good" if gain > 0 else "bad" if gain < 0 else "even",
+        "tone": tone_of(one),
         "lower_is_better": not one["higher_is_better"],
         "x": position(one["difference"], reach),
         "x_low": position(one["low"], reach),
         "x_high": position(one["high"], reach),
     }
+
+
+def tone_of(one: dict[str, Any]) -> str:
+    """Coloured only when the whole interval lies on one side of 0."""
+    if one["low"] <= 0 <= one["high"]:
+        return "even"
+    return "good" if (one["difference"] > 0) == one["higher_is_better"] else "bad"
 
 
 def position(value: float, reach: float) -> str:

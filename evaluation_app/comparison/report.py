@@ -138,7 +138,10 @@ def run_facts(run: EvaluationRun) -> dict[str, Any]:
 
 
 def model_of(run: EvaluationRun) -> str:
-    return f"adapter {run.adapter.name}" if run.adapter else f"base {run.model_name}"
+    """How a sentence names the run's model; most adapters are called adapter_something."""
+    if run.adapter is None:
+        return f"base {run.model_name}"
+    return run.adapter.name if run.adapter.name.startswith("adapter") else f"adapter {run.adapter.name}"
 
 
 def difference_facts(name: str, interval: Interval | None) -> dict[str, Any] | None:

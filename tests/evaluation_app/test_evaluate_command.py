@@ -37,6 +37,11 @@ SHAPES = ROOT / "ftproject" / "engine" / "assets" / "demo" / "shapes.csv"
         (["--base", "--output", "/nowhere/at/all.csv"], "cannot be written"),
         (["--base", "--positive-label", "yes"], "classification_mode"),
         (["--base", "--model", "gpt2"], "not an allowed model"),
+        (["--base", "--dataset", "1", "--dataset", "999"], "There is no dataset 999"),
+        (["--base", "--compare"], "needs two models"),
+        (["--base", "--output", "results.xlsx"], "its ending must be one of"),
+        (["--base", "--adapter", "adapter_1", "--output", "page.html"], "give --compare too"),
+        (["--base", "--adapter", "adapter_1", "--compare", "--seed", "-1"], "--seed"),
         (["--base", "--metric", "rogue_l"], "did you mean 'rouge_l'"),
         (["--base", "--metric", '{"name": "numeric"'], "is no JSON"),
         (["--base", "--metric", '{"name": "numeric", "tolerance": -1}'], "at least 0"),
@@ -127,6 +132,25 @@ def test_base_and_adapters_stand_side_by_side_in_one_table_and_one_file(tmp_path
     assert [line[f"prediction_{first}"] for line in ours] == [line["answer"] for line in ours]
     assert [bool(line["prediction_base"]) for line in ours] == [True] * len(ours), "the base is judged on these rows"
     assert {line["exact_match_base"] for line in ours} == {"False"}
+
+    assert "transition" not in lines[0]
+
+    # The same again takes the finished runs as they are, and compares them.
+    page, again = tmp_path / "page.html", ("--rows", "heldout", *scoring, "--resume", "--compare")
+    out, err = here.manage("evaluate", *models, *again, "--output", str(page))
+    assert here.query("select count(*) from evaluation_app_evaluationrun") == [(3,)]
+    assert "Against base, by exact_match; p adjusted for all of them (Holm)" in out
+    assert "luck alone" in out
+    pages = [tmp_path / f"page_dataset1_{name}.html" for name in (first, second)]
+    assert all(str(path) in err and "</html>" in path.read_text() for path in pages)
+
+    table = tmp_path / "compared.json"
+    out, _ = here.manage("evaluate", *models[:3], *again, "--json", "--output", str(table))
+    (comparison,) = json.loads(out)["comparisons"]
+    assert comparison["transitions"] == {"fixed": len(ours), "broken": 0, "both_right": 0, "both_wrong": 0}
+    written = json.loads(table.read_text())
+    assert [row["transition"] for row in written["rows"]] == ["fixed"] * len(ours)
+    assert written["comparisons"] == [comparison]
 
     out, _ = here.manage("evaluate", "--adapter", first, "--classification", "--limit", "5", "--json")
     (run,) = json.loads(out)["runs"]

@@ -1,30 +1,28 @@
-"""`manage.py evaluate`: base and adapters over one dataset, side by side, through the same services as the API."""
+"""`manage.py evaluate`: base and adapters over datasets, side by side and compared, through the services of the API."""
 
 import json
 import sys
 from argparse import ArgumentParser
-from collections.abc import Callable
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 from django.core.management.base import BaseCommand, CommandError
-from rich.box import SIMPLE_HEAD
+from rest_framework.utils.encoders import JSONEncoder
 from rich.console import Console
-from rich.table import Table
 from rich.text import Text
 
-from evaluation_app.exports import csv_chunks, joined_csv_chunks
+from datasets_app.selectors import get_dataset
+from evaluation_app.batch import start_batch
+from evaluation_app.batch_files import FORMATS, Outcome, write_files
+from evaluation_app.batch_tables import comparison_table, results_table
+from evaluation_app.comparison.report import CompareOptions, compare_runs
 from evaluation_app.models import EvaluationRun
 from evaluation_app.plans import EvaluationRequest
 from evaluation_app.scoring_arguments import add_scoring_arguments, scoring_fields
 from evaluation_app.selectors import get_run
-from evaluation_app.serializers import EvaluationRunDetailSerializer
-from evaluation_app.services import start_evaluations, stop_evaluation
+from evaluation_app.services import stop_evaluation
 from ftproject.core.errors import ProductError
-from ftproject.core.storage import publish_file
 from ftproject.core.waiting import JobKindView, JobsWait
-from ftproject.engine.metrics import METRICS
 
 BASE = "base"
 FAILED = 1
@@ -34,13 +32,17 @@ EVALUATION_VIEW = JobKindView(
     stop=lambda run: stop_evaluation(run=run),
     stop_notice="Stopping after this batch; Ctrl+C again leaves at once.",
 )
+# A model of the command line over one dataset.
+Key = tuple[int | None, str]
 
 
 class Command(BaseCommand):
-    help = "Evaluates base and adapters on a dataset; the exit code is 0 only when every run completed."
+    help = "Evaluates base and adapters on datasets; the exit code is 0 only when every run completed."
 
     def add_arguments(self, parser: ArgumentParser) -> None:
-        parser.add_argument("--dataset", type=int, metavar="ID", help="dataset (default: the current one)")
+        parser.add_argument(
+            "--dataset", action="append", type=int, metavar="ID", help="dataset (default: the current one); repeatable"
+        )
         parser.add_argument("--base", action="store_true", help="evaluate the base model")
         parser.add_argument(
             "--adapter", action="append", default=[], metavar="NAME", help="adapter by name, path or id; repeatable"
@@ -54,40 +56,83 @@ class Command(BaseCommand):
         parser.add_argument("--classification", action="store_true", help="add classification figures")
         parser.add_argument("--positive-label", metavar="LABEL", help="the positive one of two labels")
         add_scoring_arguments(parser)
+        add_comparison_arguments(parser)
         parser.add_argument(
-            "--output", type=Path, metavar="FILE.csv", help="write predictions beside the dataset's rows"
+            "--resume", action="store_true", help="go on with what an earlier call of this command began or finished"
         )
-        parser.add_argument("--raw", action="store_true", help="no escape of formula cells in --output")
-        parser.add_argument("--json", action="store_true", help="print the runs as JSON instead of a table")
+        parser.add_argument(
+            "--output", type=Path, metavar="FILE", help="write rows and answers to .csv or .json, comparisons to .html"
+        )
+        parser.add_argument("--raw", action="store_true", help="no escape of formula cells in a CSV")
+        parser.add_argument("--json", action="store_true", help="print runs and comparisons as JSON instead of tables")
 
     def handle(self, *args: Any, **options: Any) -> None:
         requests = requests_of(options)
-        check_output(options["output"])
+        check_options(options, requests)
         try:
-            started = start_evaluations(requests=list(requests.values()))
+            runs = self.evaluated(requests, resume=options["resume"])
+            self.check_completed(runs)
+            outcomes = outcomes_of(runs, options)
         except ProductError as error:
             raise CommandError(describe(error)) from error
-        JobsWait(dict(zip(requests, started, strict=True)), EVALUATION_VIEW, Console(stderr=True)).until_ended()
-        runs = {name: get_run(run_id=run.pk) for name, run in zip(requests, started, strict=True)}
-        self.show(runs, as_json=options["json"])
-        failed = {name: run for name, run in runs.items() if run.status != EvaluationRun.Status.COMPLETED}
-        for name, run in failed.items():
-            self.stderr.write(self.style.ERROR(f"{name}: run {run.pk} failed: {run.error}"))
-        if failed:
-            sys.exit(FAILED)
+        self.show(outcomes, as_json=options["json"])
         if options["output"]:
-            write_output(options["output"], runs, raw=options["raw"])
-            self.stderr.write(f"Results: {options['output']}")
+            for path in write_files(options["output"], outcomes, raw=options["raw"]):
+                self.stderr.write(f"Results: {path}")
 
-    def show(self, runs: dict[str, EvaluationRun], *, as_json: bool) -> None:
-        if as_json:
-            details = [EvaluationRunDetailSerializer(run).data for run in runs.values()]
-            self.stdout.write(json.dumps({"runs": details}, indent=2, ensure_ascii=False, allow_nan=False))
+    def evaluated(self, requests: dict[Key, EvaluationRequest], *, resume: bool) -> dict[Key, EvaluationRun]:
+        """Every run at its end."""
+        started = dict(zip(requests, start_batch(requests=list(requests.values()), resume=resume), strict=True))
+        several = len({dataset for dataset, _ in started}) > 1
+        waiting = {label(key, several): run for key, run in started.items() if not run.is_terminal}
+        if waiting:
+            JobsWait(waiting, EVALUATION_VIEW, Console(stderr=True)).until_ended()
+        return {key: get_run(run_id=run.pk) for key, run in started.items()}
+
+    def check_completed(self, runs: dict[Key, EvaluationRun]) -> None:
+        failed = {key: run for key, run in runs.items() if run.status != EvaluationRun.Status.COMPLETED}
+        if not failed:
             return
+        self.show_results(runs)
+        for (_, name), run in failed.items():
+            self.stderr.write(self.style.ERROR(f"{name}: run {run.pk} failed: {run.error}"))
+        self.stderr.write("The same command with --resume goes on with what is missing.")
+        sys.exit(FAILED)
+
+    def show(self, outcomes: list[Outcome], *, as_json: bool) -> None:
+        if not as_json:
+            for outcome in outcomes:
+                self.show_outcome(outcome)
+            return
+        facts = [outcome.facts() for outcome in outcomes]
+        document = {name: [item for one in facts for item in one[name]] for name in ("runs", "comparisons")}
+        self.stdout.write(json.dumps(document, indent=2, ensure_ascii=False, allow_nan=False, cls=JSONEncoder))
+
+    def show_results(self, runs: dict[Key, EvaluationRun]) -> None:
+        for by_model in by_dataset(runs):
+            self.print(results_table(by_model))
+
+    def show_outcome(self, outcome: Outcome) -> None:
+        self.print(results_table(outcome.runs))
+        if not outcome.comparisons:
+            return
+        self.print(comparison_table(next(iter(outcome.runs)), outcome.comparisons))
+        for comparison in outcome.comparisons.values():
+            self.print(Text(comparison.sentence))
+
+    def print(self, *shown: Any) -> None:
         console = Console(width=None if sys.stdout.isatty() else WIDTH_IN_FILES)
         with console.capture() as captured:
-            console.print(results_table(runs))
+            console.print(*shown)
         self.stdout.write(captured.get())
+
+
+def add_comparison_arguments(parser: ArgumentParser) -> None:
+    parser.add_argument(
+        "--compare", action="store_true", help="compare every adapter with the base (without --base: with the first)"
+    )
+    parser.add_argument("--by", metavar="METRIC", help="what the verdict is about (default: exact_match, or accuracy)")
+    parser.add_argument("--seed", type=natural, default=0, help="of the intervals (default: 0)")
 
 
 def positive(text: str) -> int:
@@ -97,74 +142,71 @@ def positive(text: str) -> int:
     return number
 
 
-def requests_of(options: dict[str, Any]) -> dict[str, EvaluationRequest]:
-    """One request per model, by the name that table and columns use."""
+def natural(text: str) -> int:
+    return positive(text) if int(text) else 0
+
+
+def requests_of(options: dict[str, Any]) -> dict[Key, EvaluationRequest]:
+    """One request per dataset and model, by the name that tables and columns use."""
     adapters = list(dict.fromkeys(options["adapter"]))
     if not adapters and not options["base"]:
         raise CommandError("Say what to evaluate: --base, --adapter NAME, or both.")
+    if len({Path(name).name for name in adapters}) != len(adapters):
+        raise CommandError("One adapter is named twice.")
     shared = {
-        "dataset_id": options["dataset"],
         "sample_limit": options["limit"],
         "rows": options["rows"],
         "classification_mode": options["classification"],
         "positive_label": options["positive_label"],
         **scoring_fields(options),
     }
-    requests = {Path(name).name: EvaluationRequest(adapter_path=name, **shared) for name in adapters}
-    if len(requests) != len(adapters):
-        raise CommandError("One adapter is named twice.")
-    if not options["base"]:
-        return requests
-    split = options["split_adapter"] or next(iter(adapters), None)
-    base = EvaluationRequest(split_adapter=split, model_name=options["model"], **shared)
-    return {BASE: base, **requests}
+    requests: dict[Key, EvaluationRequest] = {}
+    for dataset in dict.fromkeys(options["dataset"] or [None]):
+        if options["base"]:
+            split = options["split_adapter"] or next(iter(adapters), None)
+            requests[dataset, BASE] = EvaluationRequest(
+                dataset_id=dataset, split_adapter=split, model_name=options["model"], **shared
+            )
+        for name in adapters:
+            requests[dataset, Path(name).name] = EvaluationRequest(dataset_id=dataset, adapter_path=name, **shared)
+    return requests
 
 
-def check_output(path: Path | None) -> None:
+def check_options(options: dict[str, Any], requests: dict[Key, EvaluationRequest]) -> None:
     """Before the work, not after it."""
+    path = options["output"]
     if path is not None and (path.is_dir() or not path.absolute().parent.is_dir()):
         raise CommandError(f"{path} cannot be written: give a file in a folder that exists.")
+    if path is not None and path.suffix not in FORMATS:
+        raise CommandError(f"{path} cannot be written: its ending must be one of {', '.join(FORMATS)}.")
+    if options["compare"] and len({name for _, name in requests}) < 2:
+        raise CommandError("--compare needs two models: --base and an --adapter, or two adapters.")
+    if path is not None and path.suffix == ".html" and not options["compare"]:
+        raise CommandError(f"{path} cannot be written: an HTML page shows a comparison, so give --compare too.")
+
+
+def outcomes_of(runs: dict[Key, EvaluationRun], options: dict[str, Any]) -> list[Outcome]:
+    compared = CompareOptions(metric=options["by"], seed=options["seed"])
+    return [outcome_of(by_model, compared if options["compare"] else None) for by_model in by_dataset(runs)]
+
+
+def outcome_of(runs: dict[str, EvaluationRun], options: CompareOptions | None) -> Outcome:
+    if options is None:
+        return Outcome(runs, {})
+    baseline, *candidates = runs
+    found = compare_runs(runs[baseline].pk, [runs[name].pk for name in candidates], options)
+    return Outcome(runs, dict(zip(candidates, found, strict=True)))
+
+
+def by_dataset(runs: dict[Key, EvaluationRun]) -> list[dict[str, EvaluationRun]]:
+    datasets = dict.fromkeys(dataset for dataset, _ in runs)
+    return [{name: run for (other, name), run in runs.items() if other == dataset} for dataset in datasets]
+
+
+def label(key: Key, several: bool) -> str:
+    dataset, name = key
+    return f"{name} ({get_dataset(dataset_id=dataset).filename})" if several else name
 
 
 def describe(error: ProductError) -> str:
     return "\n".join(line for line in (error.detail, error.hint) if line)
-
-
-def write_output(path: Path, runs: dict[str, EvaluationRun], *, raw: bool) -> None:
-    chunks = csv_chunks(*runs.values(), raw=raw) if len(runs) == 1 else joined_csv_chunks(runs, raw=raw)
-    with publish_file(path.absolute()) as partial, partial.open("w", encoding="utf-8", newline="") as stream:
-        stream.writelines(chunks)
-
-
-def results_table(runs: dict[str, EvaluationRun]) -> Table:
-    first = next(iter(runs.values()))
-    figures = {title: read for title, read in FIGURES.items() if any(read(run) is not None for run in runs.values())}
-    table = Table(box=SIMPLE_HEAD, title=Text(f"{first.dataset.filename}, rows: {first.rows}"))
-    table.add_column("Model", no_wrap=True)
-    for column in ("Run", "Rows", "Skipped", *figures):
-        table.add_column(column, justify="right")
-    for name, run in runs.items():
-        counts = [str(run.current), "-" if run.num_skipped is None else str(run.num_skipped)]
-        table.add_row(Text(name), str(run.pk), *counts, *(percent(read(run)) for read in figures.values()))
-    return table
-
-
-def figure_of(run: EvaluationRun, part: str, name: str) -> float | None:
-    figures: dict[str, float | None] = run.metrics.get(part) or {}
-    return figures.get(name)
-
-
-def percent(value: float | None) -> str:
-    return "-" if value is None else f"{100 * value:.1f} %"
-
-
-# Columns of which no run has a figure are left out.
-FIGURES: dict[str, Callable[[EvaluationRun], float | None]] = {
-    "Exact": lambda run: run.exact_match_accuracy,
-    "Unseen": lambda run: figure_of(run, "unseen", "exact_match_accuracy"),
-    "Precision": lambda run: run.token_precision,
-    "Recall": lambda run: run.token_recall,
-    "F1": lambda run: run.token_f1,
-    "Accuracy": lambda run: figure_of(run, "classification", "accuracy"),
-    **{name: partial(figure_of, part="all", name=name) for name in METRICS},
-}

@@ -67,7 +67,7 @@ def test_the_json_is_exact_and_carries_the_comparison(api: APIClient, runs: list
     assert document["comparison"]["parts"]["all"] == {"fixed": 1, "broken": 1, "both_right": 1, "both_wrong": 0}
     assert document["comparison"]["verdict"] == "cannot_tell"
     assert document["columns"] == ["prompt", "answer", "note"]
-    assert document["result_columns"]["baseline"]["prediction"] == "prediction_baseline"
+    assert document["result_columns"]["models"]["baseline"]["prediction"] == "prediction_baseline"
     assert [row["index"] for row in document["rows"]] == [0, 1, 2, 3, 4, 6]
     assert document["rows"][1]["exact_match_baseline"] is True
     assert document["rows"][3]["transition"] is None
