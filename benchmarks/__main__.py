@@ -14,6 +14,7 @@ BENCHMARKS = [
     "training",
     "kills",
     "evaluation_export",
+    "scoring",
     "inference",
 ]
 

@@ -8,6 +8,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,9 @@ SAMPLES = 500_000
 WORDS = ("the cat sat on a red mat while", "seven grey birds watched Straße 図書館 quietly")
 VOCABULARY = " ".join(WORDS).split()
 
+# Those that kept RE2 longest for a text that they do not match, of all that it takes at this size of program.
+PATTERNS = ("((a?){30}){30}b", "(?:a?){900}a{900}b", "((.?)){200}x", "[ab]*a[ab]{900}c", "(a+)+$")
+LONG_ANSWER = "a" * 40_000 + "!"
 Row = tuple[str, str, str]
 
 
@@ -33,6 +37,12 @@ def main() -> None:
     random.seed(SEED)
     print_table("Rows scored a second: 5 / 200 words; one number; six JSON fields", list(metric_rows()))
     print_table(f"Figures of a run of {SAMPLES:,} samples", list(summary_rows()))
+
+
+def pattern_row() -> Row:
+    normalizations = [parse_scoring_options(None, {"extract": pattern}).normalization for pattern in PATTERNS]
+    seconds = [timed(partial(normalization.answer_in, LONG_ANSWER)) for normalization in normalizations]
+    return "slowest pattern over an answer of 40,000 characters", f"{max(seconds):.2f} s", ""
 
 
 def sentence(words: int) -> str:
@@ -66,6 +76,7 @@ def metric_rows() -> Iterator[Row]:
             yield row(name, scorer(metric()), documents(), None)
         else:
             yield row(name, scorer(metric()), short, long)
+    yield pattern_row()
 
 
 def always(pair: TextPair) -> object:
