@@ -5,9 +5,12 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from ftproject.core.storage import run_path
-from ftproject.engine.checkpoints import latest_checkpoint
+from ftproject.core.storage import run_path, runs_dir
+from ftproject.engine.checkpoints import latest_checkpoint, sweep_unfinished
 from training_app.models import TrainingRun
+
+CHECKPOINTS_FOLDER = "checkpoints"
+RESERVE_FILE = "reserve"
 
 
 @dataclass(frozen=True)
@@ -30,7 +33,11 @@ class Resumability:
 
 
 def checkpoints_dir(run: TrainingRun) -> Path:
-    return run_path(run.KIND, run.pk) / "checkpoints"
+    return run_path(run.KIND, run.pk) / CHECKPOINTS_FOLDER
+
+
+def reserve_path(run: TrainingRun) -> Path:
+    return run_path(run.KIND, run.pk) / RESERVE_FILE
 
 
 def lineage(run: TrainingRun) -> Iterator[TrainingRun]:
@@ -93,3 +100,29 @@ def free_checkpoints(run: TrainingRun) -> None:
     """Removes the checkpoints of a run that is complete, and of the runs that it went on from."""
     for owner in lineage(run):
         shutil.rmtree(checkpoints_dir(owner), ignore_errors=True)
+
+
+def folder_bytes(folder: Path) -> int:
+    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+
+
+def sweep_runs() -> int:
+    """Removes what killed processes left in the folders of ended runs; returns how many checkpoint folders went.
+
+    Half-written checkpoints and reserves, and the checkpoints of runs that are complete or deleted, whose process
+    died between its last write to the database and its tidying up. A command may be training beside: its run stays.
+    """
+    freed = 0
+    for folder in runs_dir().glob(f"{TrainingRun.KIND}-*"):
+        number = folder.name.rpartition("-")[2]
+        run = TrainingRun.objects.filter(pk=number).first() if number.isdigit() else None
+        if run is not None and not run.is_terminal:
+            continue
+        (folder / RESERVE_FILE).unlink(missing_ok=True)
+        checkpoints = folder / CHECKPOINTS_FOLDER
+        sweep_unfinished(checkpoints)
+        wanted = run is not None and (run.status == run.Status.ERROR or was_stopped(run))
+        if checkpoints.is_dir() and not wanted:
+            shutil.rmtree(checkpoints, ignore_errors=True)
+            freed += 1
+    return freed

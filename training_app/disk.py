@@ -7,8 +7,9 @@ import os
 import shutil
 from pathlib import Path
 
-from ftproject.core.errors import UnavailableError
+from ftproject.core.errors import ProductError, UnavailableError
 from ftproject.core.storage import adapters_dir
+from ftproject.engine.backends.base import EngineError
 from ftproject.engine.configs import TINY_MODEL_NAME, EffectiveConfig
 from ftproject.engine.memory_estimate import adapter_disk_mb
 from ftproject.engine.token_counts import TokenCountError
@@ -65,7 +66,8 @@ def require_free_disk(effective: EffectiveConfig) -> None:
             f"Only {free} MB are free in the data directory; training {effective.model_name} needs {needed} MB "
             "for its adapter and checkpoints.",
             code="disk_full",
-            hint="Delete old adapters, runs or datasets, lower r or save_total_limit, or move QWEN3VL_DATA_DIR.",
+            hint="Delete old adapters, datasets or checkpoints (DELETE /api/training/runs/{id}/checkpoints), "
+            "lower r or save_total_limit, or move QWEN3VL_DATA_DIR.",
             extra={"needed_mb": needed, "free_mb": free},
         )
 
@@ -81,7 +83,8 @@ def says_disk_full(error: BaseException) -> bool:
     while cause is not None and cause not in seen:
         if isinstance(cause, OSError) and cause.errno in NO_ROOM:
             return True
-        if any(words in str(cause).lower() for words in NO_ROOM_WORDS):
+        ours = isinstance(cause, ProductError | EngineError)  # they quote user data: an image, too, can be too large
+        if not ours and any(words in str(cause).lower() for words in NO_ROOM_WORDS):
             return True
         seen.append(cause)
         cause = cause.__cause__ or cause.__context__

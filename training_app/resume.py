@@ -1,5 +1,6 @@
 """Continues a run that was stopped or died: a new run from its last checkpoint, the old one stays as it ended."""
 
+import shutil
 from collections.abc import Mapping
 from itertools import islice
 from typing import Any
@@ -9,7 +10,14 @@ from django.db import IntegrityError, transaction
 from ftproject.core.errors import ConflictError, InvalidInputError
 from ftproject.core.jobs import enqueue_job
 from ftproject.engine.configs import EffectiveConfig, from_dict, to_dict
-from training_app.checkpoints import Checkpoint, Resumability, lineage, resumability
+from training_app.checkpoints import (
+    Checkpoint,
+    Resumability,
+    checkpoints_dir,
+    folder_bytes,
+    lineage,
+    resumability,
+)
 from training_app.configuration import device_name, resolve_config
 from training_app.disk import require_free_disk
 from training_app.models import TrainingMetric, TrainingRun
@@ -154,3 +162,20 @@ def copy_logged_steps(*, source: TrainingRun, target: TrainingRun) -> None:
 def copy_of(logged: TrainingMetric, target: TrainingRun) -> TrainingMetric:
     values = {name: getattr(logged, name) for name in LOGGED}
     return TrainingMetric(run=target, step=logged.step, created_at=logged.created_at, **values)
+
+
+def delete_checkpoints(*, run: TrainingRun) -> int:
+    """Frees the space of a run that nobody will resume; returns the bytes. A continuation that waits needs them."""
+    with transaction.atomic():
+        run = locked(run.pk)
+        waiting = run.continuations.filter(status=run.Status.QUEUED).first()
+        if waiting is not None or not run.is_terminal:
+            user = waiting or run
+            raise ConflictError(
+                f"Training run {user.pk} still needs the checkpoints of run {run.pk}.",
+                code="run_active",
+                hint=f"POST /api/training/runs/{user.pk}/stop first.",
+            )
+        freed = folder_bytes(checkpoints_dir(run))
+        shutil.rmtree(checkpoints_dir(run), ignore_errors=True)
+    return freed

@@ -1,4 +1,4 @@
-"""The route that continues a training run."""
+"""The routes that continue a training run, and that free what a continuation would need."""
 
 from typing import Any, ClassVar
 
@@ -8,7 +8,7 @@ from rest_framework.decorators import action
 from rest_framework.request import Request
 from rest_framework.response import Response
 
-from ftproject.core.serializers import StrictSerializer
+from ftproject.core.serializers import DeletedSerializer, StrictSerializer
 from ftproject.core.views import ApiViewSet
 from training_app import resume, selectors
 from training_app.serializers import describe_start, read_idempotency_key
@@ -30,6 +30,10 @@ class ResumedSerializer(serializers.Serializer[Any]):
     model_name = serializers.CharField()
     device = serializers.CharField()
     warnings = serializers.ListField(child=serializers.CharField())
+
+
+class CheckpointsDeletedSerializer(DeletedSerializer):
+    freed_bytes = serializers.IntegerField()
 
 
 RESUMED = {"status": "started", "run_id": 4, "resumed_from": 3, "resumed_step": 60, "total_steps": 100}
@@ -56,6 +60,17 @@ class ResumeViewSet(ApiViewSet):
         run = selectors.get_run(run_id=int(run_id))
         key = read_idempotency_key(request)
         return Response(describe_resumed(resume.resume_training(run=run, idempotency_key=key)), status=202)
+
+    @extend_schema(
+        operation_id="training_runs_checkpoints_delete",
+        tags=["training"],
+        responses={200: CheckpointsDeletedSerializer},
+    )
+    @action(detail=True, methods=["delete"])
+    def checkpoints(self, request: Request, run_id: str) -> Response:
+        """Deletes the checkpoints of a run that has ended; it can then no longer be resumed."""
+        freed = resume.delete_checkpoints(run=selectors.get_run(run_id=int(run_id)))
+        return Response({"status": "deleted", "id": int(run_id), "freed_bytes": freed})
 
 
 def describe_resumed(started: StartedRun) -> dict[str, Any]:

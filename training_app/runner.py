@@ -19,7 +19,7 @@ from ftproject.engine.conversations import ResolvedConversation
 from ftproject.engine.splits import decode_ranges, encode_ranges, split_conversations
 from ftproject.engine.training import train
 from training_app.adapter_services import complete_training, new_adapter_dir
-from training_app.checkpoints import checkpoints_dir, free_checkpoints, newest_checkpoint, was_stopped
+from training_app.checkpoints import checkpoints_dir, free_checkpoints, newest_checkpoint, reserve_path, was_stopped
 from training_app.configuration import resolve_config
 from training_app.continuation import checkpoint_to_resume, origin_of, require_same_rows, rows_digest
 from training_app.disk import Reserve, require_free_disk, says_disk_full
@@ -60,7 +60,8 @@ def execute_training(job: TrainingRun, should_stop: Callable[[], bool], *, guard
         logger.info("%s", origin)
         reporter.say(origin)
     reporter.tell_status()
-    reserve = Reserve(run_dir(job.KIND, job.pk) / "reserve")
+    run_dir(job.KIND, job.pk)
+    reserve = Reserve(reserve_path(job))
     try:
         with guard(reporter):
             result = train_rows(job, reporter)
@@ -164,6 +165,7 @@ def training_job(
         heldout=rows.heldout,
         adapter_dir=new_adapter_dir(),
         work_dir=checkpoints_dir(job),
+        log_dir=run_dir(job.KIND, job.pk) / "tensorboard",
         provenance=provenance(job),
         resume_from_checkpoint=checkpoint,
     )

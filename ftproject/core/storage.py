@@ -42,6 +42,10 @@ def exports_dir() -> Path:
     return _folder("exports")
 
 
+def runs_dir() -> Path:
+    return _folder("runs")
+
+
 def run_path(kind: str, run_id: int) -> Path:
     """Where scratch and checkpoints of one run lie, or would lie."""
     return Path(settings.DATA_DIR) / "runs" / f"{kind}-{run_id}"

@@ -22,6 +22,7 @@ from django.db import connections
 from ftproject.core.jobs import Job, active_jobs, enqueue_job, queued_jobs, reap_dead_jobs, requeue_job, stop_job
 from ftproject.core.storage import data_path, sweep_partials
 from ftproject.core.tasks import drain_flag
+from training_app.checkpoints import sweep_runs
 
 START_SECONDS = 60
 # A process that dies more often than this within a minute would die for ever: then everything ends, with the reason.
@@ -82,6 +83,7 @@ def prepare_data_dir(say: Callable[[str], object]) -> None:
     drain_flag().unlink(missing_ok=True)
     for job in reap_dead_jobs():
         say(f"  {job.name} had been cut off: it is `error` now, with the reason")
+    sweep_runs()
     ring_bells()
 
 
