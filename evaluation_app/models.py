@@ -6,6 +6,7 @@ from typing import Any, ClassVar
 from django.db import models
 
 from datasets_app.models import ColumnMapping, Dataset
+from evaluation_app.brief import brief_metrics
 from ftproject.core.events import publish
 from ftproject.core.jobs import Job
 from training_app.models import Adapter
@@ -91,7 +92,7 @@ class EvaluationRun(Job):
             "token_precision": self.token_precision,
             "token_recall": self.token_recall,
             "token_f1": self.token_f1,
-            **self.metrics,
+            **brief_metrics(self.metrics),
         }
         publish(
             "eval_complete",

@@ -6,6 +6,7 @@ from typing import Any
 from drf_spectacular.utils import extend_schema_field
 from rest_framework import serializers
 
+from evaluation_app.brief import brief_metrics
 from evaluation_app.models import EvaluationRun
 from evaluation_app.resume import judge_resume
 from evaluation_app.run_listing import links_of, rows_per_second
@@ -129,10 +130,16 @@ def describe_stop(run: EvaluationRun) -> dict[str, Any]:
 class EvaluationRunSerializer(serializers.ModelSerializer[EvaluationRun]):
     adapter = serializers.CharField(source="adapter.name", default=None, allow_null=True)
     dataset_id = serializers.IntegerField()
-    metrics = serializers.DictField(help_text="all, seen, unseen and classification; null where unknown.")
+    metrics = serializers.SerializerMethodField(
+        help_text="all, seen, unseen and classification; null where unknown. With more than 20 labels only the run's "
+        "own route has the confusion matrix and the figures of each label."
+    )
     num_reused = serializers.IntegerField(help_text="Rows whose answer was copied from an earlier run of the base.")
     can_resume = serializers.SerializerMethodField()
     resume_reason = serializers.SerializerMethodField(help_text="After which row it goes on, or why it cannot.")
+
+    def get_metrics(self, run: EvaluationRun) -> dict[str, Any]:
+        return brief_metrics(run.metrics)
 
     def get_can_resume(self, run: EvaluationRun) -> bool:
         return judge_resume(run).can_resume
@@ -177,6 +184,9 @@ class EvaluationRunListSerializer(serializers.Serializer[Any]):
 
 
 class EvaluationRunDetailSerializer(EvaluationRunSerializer):
+    metrics = serializers.DictField(  # type: ignore[assignment]
+        help_text="all, seen, unseen and classification; null where unknown."
+    )
     adapter_path = serializers.CharField(source="adapter.path", default=None, allow_null=True)
     split_adapter = serializers.CharField(source="split_adapter.name", default=None, allow_null=True)
     dataset = serializers.CharField(source="dataset.filename")

@@ -11,6 +11,7 @@ from rest_framework.test import APIClient
 
 from datasets_app.models import Dataset
 from evaluation_app.models import EvaluationRun
+from ftproject.core.models import Event
 from ftproject.engine.labels import MOST_LABELS, MOST_SCORED_LABELS
 from training_app.models import Adapter
 
@@ -231,3 +232,27 @@ def test_the_same_key_with_other_metrics_is_another_request(api: APIClient, data
     first, again, other = post("cer"), post("cer"), post("wer")
     assert first.json()["run_id"] == again.json()["run_id"]
     assert other.status_code == 409
+
+
+@pytest.mark.parametrize(("labels", "in_list"), [(20, True), (21, False)])
+def test_the_tables_of_many_labels_stand_on_the_run_itself_only(
+    api: APIClient,
+    make_dataset: Callable[..., Dataset],
+    make_adapter: Callable[..., Adapter],
+    work: Work,
+    labels: int,
+    in_list: bool,
+) -> None:
+    dataset = make_dataset([("p", f"kind {n}", "x") for n in range(labels)])
+    start(api, adapter_path=make_adapter(dataset, trained=[0], heldout=[1]).name, classification_mode=True)
+    (run,) = work()
+    detail = api.get(f"/api/evaluation/runs/{run.pk}").json()["metrics"]["classification"]
+    assert len(detail["confusion_matrix"]) == len(detail["per_class"]) == labels
+    (listed,) = api.get("/api/evaluation/runs").json()["runs"]
+    event = Event.objects.get(type="eval_complete").data
+    for figures in (listed["metrics"]["classification"], event["metrics"]["classification"]):
+        for part in (figures, figures["seen"], figures["unseen"]):
+            assert (part["confusion_matrix"] is not None) is in_list
+            assert (part["per_class"] is not None) is in_list
+        assert figures["accuracy"] == 1.0
+        assert len(figures["labels"]) == labels
