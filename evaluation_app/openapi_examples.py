@@ -12,6 +12,18 @@ RUN_EXAMPLE = OpenApiExample(
         "generation_params": {"max_new_tokens": 256, "temperature": 0.1, "do_sample": False},
     },
 )
+METRICS_EXAMPLE = OpenApiExample(
+    "Metrics with parameters, the answer extracted, labels with confidence",
+    request_only=True,
+    value={
+        "adapter_path": "adapter_20260215_143022",
+        "rows": "heldout",
+        "metrics": ["cer", {"name": "numeric", "tolerance": 0.01}, {"name": "json_fields", "fields": ["total"]}],
+        "normalization": {"casefold": True, "extract": "Answer: (.+)"},
+        "classification_mode": True,
+        "confidence": True,
+    },
+)
 STARTED_EXAMPLE = OpenApiExample(
     "Started",
     response_only=True,

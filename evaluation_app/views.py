@@ -11,7 +11,7 @@ from rest_framework.response import Response
 
 from evaluation_app.exports import csv_chunks, json_chunks, jsonl_chunks, opened
 from evaluation_app.models import EvaluationRun
-from evaluation_app.openapi_examples import IDEMPOTENCY_KEY, LIST_EXAMPLE, RUN_EXAMPLE, STARTED_EXAMPLE
+from evaluation_app.openapi_examples import IDEMPOTENCY_KEY, LIST_EXAMPLE, METRICS_EXAMPLE, RUN_EXAMPLE, STARTED_EXAMPLE
 from evaluation_app.plans import EvaluationRequest
 from evaluation_app.run_listing import RunQuery, page_of_runs
 from evaluation_app.sample_serializers import SamplePageSerializer, SampleQuerySerializer, SampleSerializer
@@ -53,7 +53,7 @@ class EvaluationViewSet(ApiViewSet):
         parameters=[IDEMPOTENCY_KEY],
         request=RunEvaluationSerializer,
         responses=EvaluationStartedSerializer,
-        examples=[RUN_EXAMPLE, STARTED_EXAMPLE],
+        examples=[RUN_EXAMPLE, METRICS_EXAMPLE, STARTED_EXAMPLE],
     )
     @action(detail=False, methods=["post"], url_path="run")
     def run(self, request: Request) -> Response:
