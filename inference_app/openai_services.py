@@ -12,9 +12,9 @@ from ftproject.core.errors import InvalidInputError, NotFoundError, Problem
 from ftproject.core.storage import models_dir
 from ftproject.engine.server_chat import MAX_IMAGES, ChatBody, ChatError, ChatMessage, ImageUrl, read_chat_body
 from inference_app.chat_format import openai_params
-from inference_app.model_server import model_server
+from inference_app.remote_server import failures_told, remote_server
 from inference_app.server_process import ServerSpec
-from inference_app.services import choose_model, resolve_images, with_seed
+from inference_app.services import choose_model, open_session, resolve_images, served_adapter, with_seed
 from inference_app.session import ServedAdapter
 from training_app.configuration import default_config, resolve_config
 from training_app.models import Adapter
@@ -32,6 +32,7 @@ class PreparedChat:
     spec: ServerSpec
     adapter: ServedAdapter | None
     stream: bool
+    include_usage: bool
 
 
 def prepare_chat(data: object) -> PreparedChat:
@@ -42,7 +43,7 @@ def prepare_chat(data: object) -> PreparedChat:
         problem = Problem(code=error.code, message=error.message, field=error.param)
         raise InvalidInputError(error.message, code=error.code, errors=[problem]) from error
     spec, adapter = find_model(chat.model)
-    return PreparedChat(chat.model, forwarded_body(chat), spec, adapter, chat.stream)
+    return PreparedChat(chat.model, forwarded_body(chat), spec, adapter, chat.stream, chat.include_usage)
 
 
 def find_model(name: str) -> tuple[ServerSpec, ServedAdapter | None]:
@@ -50,7 +51,7 @@ def find_model(name: str) -> tuple[ServerSpec, ServedAdapter | None]:
     if Adapter.objects.filter(name=name).exists():
         adapter = find_effective_adapter(reference=name)
         assert adapter is not None  # noqa: S101 - a reference was given
-        return choose_model(None, adapter), ServedAdapter(adapter.name, adapter.path)
+        return choose_model(None, adapter), served_adapter(adapter)
     try:
         return choose_model(name, None), None
     except InvalidInputError as error:
@@ -90,7 +91,7 @@ def forwarded_part(part: str | ImageUrl, files: Iterator[Path]) -> dict[str, Any
 
 def complete_chat(chat: PreparedChat, departure: Departure | None = None) -> dict[str, Any]:
     """The whole answer in OpenAI's shape."""
-    with model_server.session(chat.spec, departure=departure) as session:
+    with open_session(chat.spec, departure=departure) as session:
         return session.complete(chat.body, chat.adapter) | {"model": chat.model}
 
 
@@ -108,14 +109,15 @@ def stream_chat(chat: PreparedChat, departure: Departure | None = None) -> Itera
 
 
 def chunks_of(chat: PreparedChat, departure: Departure | None) -> Generator[dict[str, Any]]:
-    with model_server.session(chat.spec, departure=departure) as session:
+    with open_session(chat.spec, departure=departure) as session:
         for chunk in session.stream(chat.body, chat.adapter):
-            yield chunk | {"model": chat.model}
+            if chunk.get("choices") or chat.include_usage:  # a remote server always sends its usage
+                yield chunk | {"model": chat.model}
 
 
 def list_models() -> list[dict[str, Any]]:
     """The default base model, those in the models folder, then every adapter that changes something."""
-    bases = dict.fromkeys([default_model_name(), *local_model_names()])
+    bases = dict.fromkeys(base_model_names())
     adapters = Adapter.objects.exclude(effective=False)
     return [
         *(describe_model(name, None, None) for name in bases),
@@ -123,8 +125,11 @@ def list_models() -> list[dict[str, Any]]:
     ]
 
 
-def default_model_name() -> str:
-    return resolve_config(default_config())[0].model_name
+def base_model_names() -> list[str]:
+    if remote := remote_server():
+        with failures_told():
+            return remote.server.base_models()
+    return [resolve_config(default_config())[0].model_name, *local_model_names()]
 
 
 def local_model_names() -> list[str]:

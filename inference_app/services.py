@@ -3,6 +3,7 @@
 import secrets
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -15,12 +16,15 @@ from ftproject.core.errors import InvalidInputError, Problem
 from ftproject.engine.configs import ConfigError, GenerationParams, parse_generation_params
 from inference_app.chat_format import ChatAnswer, openai_messages
 from inference_app.model_server import model_server
+from inference_app.remote_server import RemoteSession, remote_server, remote_spec
 from inference_app.server_process import ServerSpec
-from inference_app.session import ServedAdapter
+from inference_app.session import ServedAdapter, Session
 from inference_app.word_diff import DiffPart, diff_words
 from training_app.configuration import default_config, refusal, resolve_config
 from training_app.models import Adapter
 from training_app.selectors import find_effective_adapter
+
+AnsweringSession = Session | RemoteSession
 
 
 @dataclass(frozen=True)
@@ -68,7 +72,7 @@ def generate_answer(
     """The answer to one prompt; `request` as `prepare_prompt` takes it. Given up when the client departs."""
     prompt = prepare_prompt(**request)
     params = with_seed(prompt.params)
-    with model_server.session(prompt.spec, wait_seconds=wait_seconds, departure=departure) as session:
+    with open_session(prompt.spec, wait_seconds=wait_seconds, departure=departure) as session:
         answer = session.chat(prompt.messages, params, prompt.adapter)
         name = prompt.adapter.name if prompt.adapter else None
         return GeneratedAnswer(answer, prompt.spec.model_name, name, seed_of(params), session.load_ms)
@@ -87,14 +91,26 @@ def compare_answers(
         require_same_base(first, other)
     prompt = prepare_prompt(adapter_path=first.name, **request)
     params = with_seed(prompt.params)
-    with model_server.session(prompt.spec, wait_seconds=wait_seconds, departure=departure) as session:
-        served = [ServedAdapter(adapter.name, adapter.path) for adapter in (first, *others)]
+    with open_session(prompt.spec, wait_seconds=wait_seconds, departure=departure) as session:
+        served = [served_adapter(adapter) for adapter in (first, *others)]
         for adapter in served:
             session.prepare(adapter)
         base = session.chat(prompt.messages, params)
         answers = [(adapter.name, session.chat(prompt.messages, params, adapter)) for adapter in served]
         finetuned = [AdapterAnswer(name, answer, diff_words(base.text, answer.text)) for name, answer in answers]
         return ComparedAnswers(base, finetuned, prompt.spec.model_name, seed_of(params), session.load_ms)
+
+
+def open_session(
+    spec: ServerSpec, *, wait_seconds: float = 0.0, departure: Departure | None = None
+) -> AbstractContextManager[AnsweringSession]:
+    """A session on the server of QWEN3VL_INFERENCE_URL where one is set, else on our own model server."""
+    answering = remote_server() or model_server
+    return answering.session(spec, wait_seconds=wait_seconds, departure=departure)
+
+
+def served_adapter(adapter: Adapter) -> ServedAdapter:
+    return ServedAdapter(adapter.name, adapter.path, adapter.sha256)
 
 
 def find_served(reference: str | int) -> Adapter:
@@ -136,7 +152,7 @@ def prepare_prompt(
     adapter = find_effective_adapter(reference=adapter_path)
     spec = choose_model(model_name, adapter)
     messages = openai_messages(prompt, resolve_images(image_urls or []))
-    served = ServedAdapter(adapter.name, adapter.path) if adapter else None
+    served = served_adapter(adapter) if adapter else None
     return PreparedPrompt(messages, params, spec, served)
 
 
@@ -154,6 +170,8 @@ def choose_model(model_name: str | None, adapter: Adapter | None) -> ServerSpec:
         problem = Problem(code="adapter_base_mismatch", message=message, field="model_name")
         hint = "Leave model_name out: the adapter brings its base."
         raise InvalidInputError(message, code=problem.code, hint=hint, errors=[problem])
+    if remote := remote_server():
+        return remote_spec(remote, adapter.base_model_name if adapter else model_name)
     config = default_config()
     wanted = replace(config.model, model_name=adapter.base_model_name if adapter else model_name)
     if adapter is not None and adapter.run is not None:

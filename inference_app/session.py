@@ -19,6 +19,7 @@ class ServedAdapter:
 
     name: str
     path: Path
+    sha256: str = ""
 
 
 class Session:

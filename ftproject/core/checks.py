@@ -2,6 +2,7 @@
 
 import os
 from typing import Any
+from urllib.parse import urlsplit
 
 from django.conf import settings
 from django.core.checks import CheckMessage, Error, Warning, register
@@ -52,3 +53,26 @@ def check_debug(app_configs: Any, **kwargs: Any) -> list[CheckMessage]:
         return []
     hint = "Unset QWEN3VL_DEBUG outside development: debug pages show settings and source."
     return [Warning("Debug mode is on.", hint=hint, id="qwen3vl.W001")]
+
+
+@register()
+def check_inference_url(app_configs: Any, **kwargs: Any) -> list[CheckMessage]:
+    problem = problem_of_url(settings.INFERENCE_URL) if settings.INFERENCE_URL else None
+    if problem is None:
+        return []
+    hint = "Write it like http://127.0.0.1:8001/v1, or leave QWEN3VL_INFERENCE_URL empty."
+    return [Error(f"QWEN3VL_INFERENCE_URL cannot be used: {problem}.", hint=hint, id="qwen3vl.E005")]
+
+
+def problem_of_url(url: str) -> str | None:
+    """Why a server's URL cannot be used, or None."""
+    try:
+        parts = urlsplit(url)
+        port = parts.port
+    except ValueError as error:
+        return str(error)
+    if parts.scheme not in {"http", "https"}:
+        return "it must begin with http:// or https://"
+    if not parts.hostname or parts.query or parts.fragment or parts.username or port == 0:
+        return "it must be http(s)://host[:port][/path], without user, query and fragment"
+    return None

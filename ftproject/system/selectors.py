@@ -13,7 +13,8 @@ from ftproject.core.queue import queue_worker_seen
 from ftproject.core.storage import models_dir
 from ftproject.engine.configs import ConfigError, DeviceFacts, resolve_model
 from ftproject.engine.gpu import device_facts
-from inference_app.model_server import model_server
+from inference_app.model_server import NOT_LOADED, model_server
+from inference_app.remote_server import remote_server
 
 logger = logging.getLogger(__name__)
 
@@ -58,4 +59,6 @@ def default_model_name(device: DeviceFacts) -> str | None:
 
 def get_model_status() -> dict[str, Any]:
     """What the model server holds, and who has the GPU: the server, a run, or nobody."""
-    return {**model_server.status(), "gpu_holder": lease_holder() or None}
+    remote = remote_server()
+    told = NOT_LOADED | remote.status() if remote else model_server.status() | {"remote": None}
+    return {**told, "gpu_holder": lease_holder() or None}

@@ -41,6 +41,9 @@ class ModelStatusSerializer(serializers.Serializer[Any]):
     device = serializers.CharField(allow_null=True)
     memory_mb = serializers.IntegerField(allow_null=True)
     since = serializers.DateTimeField(allow_null=True)
+    remote = serializers.DictField(
+        allow_null=True, help_text="host, reachable and reason of the server of QWEN3VL_INFERENCE_URL; null: our own."
+    )
     loading_percent = serializers.IntegerField(allow_null=True, help_text="An estimate while it loads; 100: loaded.")
     gpu_holder = serializers.CharField(
         allow_null=True, help_text="training:ID, evaluation:ID or inference:... while somebody has the GPU."

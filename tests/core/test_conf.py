@@ -63,6 +63,12 @@ def test_the_settings_as_shipped_pass_every_check() -> None:
         ("BACKEND", "magic", checks.check_choices, "qwen3vl.E001"),
         ("EXECUTOR", "magic", checks.check_choices, "qwen3vl.E002"),
         ("DATA_DIR", Path("/proc/nowhere"), checks.check_data_dir, "qwen3vl.E004"),
+        ("INFERENCE_URL", "localhost:8001", checks.check_inference_url, "qwen3vl.E005"),
+        ("INFERENCE_URL", "ftp://localhost/v1", checks.check_inference_url, "qwen3vl.E005"),
+        ("INFERENCE_URL", "http://", checks.check_inference_url, "qwen3vl.E005"),
+        ("INFERENCE_URL", "http://user:secret@host/v1", checks.check_inference_url, "qwen3vl.E005"),
+        ("INFERENCE_URL", "http://host:99999/v1", checks.check_inference_url, "qwen3vl.E005"),
+        ("INFERENCE_URL", "http://[::1/v1", checks.check_inference_url, "qwen3vl.E005"),
         ("DEBUG", True, checks.check_debug, "qwen3vl.W001"),
     ],
 )
