@@ -100,12 +100,13 @@ class Trial:
         if before["status"] in {"completed", "error"}:
             self.conclude(run_id, tally)
             return self.start()
+        alive = self.mortal.run_processes()
         if not self.mortal.kill(kind, self.chance):
             return run_id  # no such process yet: a later moment
         tally.kills += 1
         if kind == "all":
             self.mortal.start()
-        run, seconds = self.mortal.settled(run_id, before)
+        run, seconds = self.mortal.settled(run_id, before, alive)
         tally.settle_seconds.append(seconds)
         if run["status"] != "error":
             tally.went_on += 1

@@ -7,7 +7,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -25,6 +25,7 @@ from ftproject.system.serving import answers
 START_SECONDS = 60.0
 # The contract's time for a run whose process died, or for one that lives to go on.
 SETTLE_SECONDS = 30.0
+GRACE_SECONDS = 5.0
 LOOK_SECONDS = 0.1
 ENDED = {"completed", "error"}
 WAITING_OR_ENDED = {"queued", *ENDED}
@@ -119,7 +120,7 @@ class Mortal:
                     raise SurvivalError(f"no answer for {SETTLE_SECONDS:.0f} s") from error
                 time.sleep(0.1)
 
-    def wait_until_ended(self, run_id: int, seconds: float = 300) -> dict[str, Any]:
+    def wait_until_ended(self, run_id: int, seconds: float = 600) -> dict[str, Any]:
         deadline = time.monotonic() + seconds
         while (run := self.look(run_id))["status"] not in ENDED:
             if time.monotonic() > deadline:
@@ -127,12 +128,18 @@ class Mortal:
             time.sleep(0.2)
         return run
 
-    def settled(self, run_id: int, before: dict[str, Any]) -> tuple[dict[str, Any], float]:
-        """The run once it has ended or got further than `before`, and the seconds until then."""
+    def settled(self, run_id: int, before: dict[str, Any], alive: Collection[psutil.Process] = ()) -> tuple[Any, float]:
+        """The run once it has ended or is seen to go on, and the seconds until then.
+
+        It goes on when it got further than `before`, or when a process of `alive` still is so after GRACE_SECONDS (one
+        that loads a model makes no step).
+        """
         began = time.monotonic()
         while True:
             run, seconds = self.look(run_id), time.monotonic() - began
             if run["status"] in ENDED or run["current_step"] > before["current_step"]:
+                return run, seconds
+            if seconds > GRACE_SECONDS and any(self.owns(process) for process in alive):
                 return run, seconds
             if seconds > SETTLE_SECONDS:
                 raise SurvivalError(f"run {run_id} still {run['status']} at step {run['current_step']} after 30 s")

@@ -110,6 +110,13 @@ def test_the_curve_of_the_new_run_is_whole_and_without_the_lost_steps(api: Api, 
     assert list(run.logged.values_list("step", flat=True)) == list(range(1, 11))
 
 
+def test_a_held_out_loss_of_an_earlier_step_is_still_shown(api: Api, dead: TrainingRun) -> None:
+    dead.logged.filter(step=2).update(eval_loss=1.5, eval_exact_match=0.25)
+    dead.logged.filter(step=6).update(eval_loss=0.1)  # behind the checkpoint: it will be measured again
+    run = resumed(api, dead)
+    assert (run.eval_loss, run.eval_exact_match, run.eval_token_f1) == (1.5, 0.25, None)
+
+
 def test_the_status_stands_at_the_checkpoint_from_the_start(api: Api, dead: TrainingRun) -> None:
     run = resumed(api, dead)
     status = api.get("/api/training/status").json()
