@@ -1,17 +1,19 @@
 """The admin's pages of evaluation runs and samples: facts to read, stop and delete as actions."""
 
-from django.contrib import admin
+from django.contrib import admin, messages
 from django.core.exceptions import PermissionDenied
 from django.db.models import QuerySet
-from django.http import HttpRequest, HttpResponse
+from django.http import HttpRequest, HttpResponse, HttpResponseRedirect
 from django.shortcuts import get_object_or_404
 from django.template.response import TemplateResponse
 from django.urls import URLPattern, path, reverse
 from django.utils.html import format_html
 
 from evaluation_app.admin_pages import samples_context
+from evaluation_app.comparison.links import comparison_page_of
 from evaluation_app.models import EvaluationRun, Sample
 from evaluation_app.services import delete_evaluation, stop_evaluation
+from ftproject.core.errors import ProductError
 from training_app.admin import ReadOnlyAdmin, act_on_each, all_field_names, link_to
 
 
@@ -47,7 +49,7 @@ class EvaluationRunAdmin(ReadOnlyAdmin):
     search_fields = ("model_name", "adapter__name", "dataset__filename", "message", "error")
     list_select_related = ("adapter", "dataset")
     date_hierarchy = "created_at"
-    actions = ("stop_runs", "delete_runs")
+    actions = ("compare_runs", "stop_runs", "delete_runs")
     readonly_fields = (*all_field_names(EvaluationRun), "dataset_link", "adapter_link", "samples_link")
     fields = readonly_fields
 
@@ -78,6 +80,15 @@ class EvaluationRunAdmin(ReadOnlyAdmin):
             raise PermissionDenied
         context = {**self.admin_site.each_context(request), "opts": self.model._meta, **samples_context(request, run)}
         return TemplateResponse(request, "admin/evaluation_app/run_samples.html", context)
+
+    @admin.action(description="Compare the two selected runs", permissions=["view"])
+    def compare_runs(self, request: HttpRequest, queryset: QuerySet[EvaluationRun]) -> HttpResponse | None:
+        """To the page of the comparison; what cannot be compared is said here."""
+        try:
+            return HttpResponseRedirect(comparison_page_of(list(queryset)))
+        except ProductError as error:
+            messages.error(request, f"{error.detail} {error.hint}".strip())
+            return None
 
     @admin.action(description="Stop the selected runs (waiting ones are cancelled)", permissions=["change"])
     def stop_runs(self, request: HttpRequest, queryset: QuerySet[EvaluationRun]) -> None:
