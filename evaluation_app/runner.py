@@ -23,7 +23,7 @@ from evaluation_app.splits import rows_in_scope, seen_rows
 from evaluation_app.windows import iter_ground_truths, iter_windows
 from ftproject.core.errors import ProductError
 from ftproject.core.jobs import Job, requeue_job
-from ftproject.core.tasks import drain_flag
+from ftproject.core.tasks import stopped_by_shutdown
 from ftproject.engine.backends.base import EngineError, Generation, LoadedModel
 from ftproject.engine.configs import EVALUATION_GENERATION, parse_generation_params
 from ftproject.engine.conversations import ResolvedConversation
@@ -228,16 +228,6 @@ def complete(job: EvaluationRun) -> None:
     warnings = [*job.warnings, *warnings]
     end = partial(job.finish, Job.Status.COMPLETED, message="Completed", eta_seconds=None, warnings=warnings, **figures)
     persistently(end)
-
-
-def stopped_by_shutdown(job: EvaluationRun) -> bool:
-    """A user's stop came before the server's; with a bare SIGTERM there is none in the row."""
-    job.refresh_from_db(fields=["stop_requested_at"])
-    try:
-        draining_since = drain_flag().stat().st_mtime
-    except FileNotFoundError:
-        return False
-    return job.stop_requested_at is None or job.stop_requested_at.timestamp() >= draining_since
 
 
 def give_back_or_end(job: EvaluationRun) -> None:

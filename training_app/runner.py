@@ -11,7 +11,9 @@ from typing import Any
 
 from datasets_app.preparation import PreparedRow, prepare_rows
 from ftproject.core.errors import ProductError
+from ftproject.core.jobs import requeue_job
 from ftproject.core.storage import run_dir
+from ftproject.core.tasks import stopped_by_shutdown
 from ftproject.engine.adapters import versions
 from ftproject.engine.backends.base import EngineError, TrainingJob, TrainingResult
 from ftproject.engine.configs import EffectiveConfig, TrainingConfig, TrainingOptions, from_dict
@@ -69,11 +71,20 @@ def execute_training(job: TrainingRun, should_stop: Callable[[], bool], *, guard
     except Exception as exc:
         reserve.free()
         reporter.flush()
+        if went_back_to_queue(job, exc):
+            return
         if plain := plain_reason(job, exc):
             raise plain from exc
         raise
     finally:
         reserve.free()
+
+
+def went_back_to_queue(job: TrainingRun, exc: Exception) -> bool:
+    """A shutdown before the first step has nothing to save: the run begins again at the next start of the server."""
+    if getattr(exc, "code", "") != "stopped" or not stopped_by_shutdown(job):
+        return False
+    return requeue_job(job, message="Waiting for the next start of the server")
 
 
 def plain_reason(job: TrainingRun, exc: Exception) -> RunFailedError | None:

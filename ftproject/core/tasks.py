@@ -64,6 +64,16 @@ def drain_flag() -> Path:
     return data_path("run", "draining")
 
 
+def stopped_by_shutdown(job: Job) -> bool:
+    """A user's stop came before the server's; with a bare SIGTERM there is none in the row."""
+    job.refresh_from_db(fields=["stop_requested_at"])
+    try:
+        draining_since = drain_flag().stat().st_mtime
+    except FileNotFoundError:
+        return False
+    return job.stop_requested_at is None or job.stop_requested_at.timestamp() >= draining_since
+
+
 def supervise(job: Job, token: str | None, executor: Executor) -> Job:
     """Starts the job's process, watches it to its end, and settles what it was working on; gives that job back."""
     try:

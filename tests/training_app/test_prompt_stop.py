@@ -6,10 +6,21 @@ from collections.abc import Callable
 import pytest
 
 from datasets_app.models import Dataset
+from ftproject.core.jobs import stop_job
 from ftproject.core.run_context import execute
-from ftproject.engine.backends.base import TrainingCallbacks, TrainingJob, TrainingResult
+from ftproject.core.tasks import drain_flag
+from ftproject.engine.backends.base import TrainingCallbacks, TrainingError, TrainingJob, TrainingResult
 from ftproject.engine.backends.fake import FakeBackend
-from tests.training_app.world import TEN_STEPS, Api, claimed, die_after, queued, run_process, train_with
+from tests.training_app.world import (
+    TEN_STEPS,
+    Api,
+    claimed,
+    die_after,
+    queued,
+    run_process,
+    train_with,
+    work_queue,
+)
 from training_app.models import TrainingRun
 from training_app.runner import execute_in_own_process
 
@@ -94,3 +105,42 @@ def test_a_continuation_that_is_stopped_before_it_went_on_says_that_nothing_is_l
     assert run.error == f"Stopped before it went on: run {dead.pk} can be resumed again from step 4."
     assert api.get(f"/api/training/runs/{dead.pk}").json()["can_resume"] is True
     assert api.get(f"/api/training/runs/{run_id}").json()["can_resume"] is True
+
+
+# The end of the server
+
+
+def test_a_shutdown_before_the_first_step_puts_the_run_back_into_the_queue(
+    api: Api, dataset: Dataset, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first, second = queued(api, **TEN_STEPS), queued(api, **TEN_STEPS)
+
+    def shut_down(job: TrainingJob, callbacks: TrainingCallbacks) -> TrainingResult:
+        callbacks.on_phase("training", "training")
+        drain_flag().touch()
+        stop_job(first, reason="The server is shutting down")
+        raise TrainingError("stopped", "stopped before the first step: no adapter was made")
+
+    with monkeypatch.context() as patch:
+        train_with(patch, shut_down)
+        run_process(first)
+    assert (first.status, first.stop_requested_at, first.error) == ("queued", None, None)
+    drain_flag().unlink()
+    assert work_queue() == [f"training:{first.pk} completed", f"training:{second.pk} completed"]
+
+
+def test_a_run_that_the_user_had_stopped_before_the_shutdown_ends(
+    api: Api, dataset: Dataset, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = queued(api)
+
+    def stopped(job: TrainingJob, callbacks: TrainingCallbacks) -> TrainingResult:
+        callbacks.on_phase("training", "training")
+        stop_job(run)
+        time.sleep(0.05)
+        drain_flag().touch()
+        raise TrainingError("stopped", "stopped before the first step: no adapter was made")
+
+    train_with(monkeypatch, stopped)
+    run_process(run)
+    assert (run.status, run.error) == ("error", "Stopped before the first step: no adapter was made")
