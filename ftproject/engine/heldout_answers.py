@@ -7,9 +7,10 @@ from contextlib import AbstractContextManager, contextmanager
 from typing import Any
 
 from ftproject.engine.decoding import DecodingRequest, decode_batch
-from ftproject.engine.encoding import IGNORED, EncodedRow, PixelCache, build_batch
+from ftproject.engine.encoding import IGNORED, EncodedRow, build_batch
 from ftproject.engine.hyperparameters import GenerationParams
 from ftproject.engine.metrics import exact_match, token_scores
+from ftproject.engine.pixel_cache import PixelCache
 
 SPARE_TOKENS = 8  # beyond the longest true answer: enough to see that an answer does not end
 LONGEST_ANSWER = 256

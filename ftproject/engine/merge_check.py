@@ -10,8 +10,9 @@ from typing import Any
 
 from ftproject.engine.adapters import AdapterInfo, check_adapter_fits
 from ftproject.engine.conversations import Conversation, ResolvedConversation
-from ftproject.engine.encoding import PixelCache, RowEncoder, build_batch
+from ftproject.engine.encoding import RowEncoder, build_batch
 from ftproject.engine.models import load_base_model, torch_device
+from ftproject.engine.pixel_cache import PixelCache
 from ftproject.engine.processors import load_processor
 
 QUESTION = "What is shown in the image?"

@@ -10,6 +10,7 @@ from typing import Any
 
 from ftproject.engine.backends.base import EngineError
 from ftproject.engine.configs import LoraSettings
+from ftproject.engine.vision_tower import quicken_vision_tower
 
 MODEL_CLASSES = {
     "qwen3_vl": "Qwen3VLForConditionalGeneration",
@@ -159,6 +160,7 @@ def load_base_model(path: str, *, device: str, load_in_4bit: bool = False) -> An
         device_map={"": device} if quantised else None,
         **options,
     )
+    quicken_vision_tower(model)
     return (model if quantised else model.to(device)).eval()
 
 

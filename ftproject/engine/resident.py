@@ -18,8 +18,9 @@ from ftproject.engine.batch_memory import free_memory_bytes, tokens_that_fit
 from ftproject.engine.configs import GenerationParams
 from ftproject.engine.conversations import ResolvedConversation
 from ftproject.engine.decoding import DecodedRow, DecodingRequest, decode_batch
-from ftproject.engine.encoding import EncodedRow, PixelCache, RowEncoder, build_batch
+from ftproject.engine.encoding import EncodedRow, RowEncoder, build_batch
 from ftproject.engine.label_scores import cut_after_end, log_probabilities_of_answers
+from ftproject.engine.pixel_cache import PixelCache
 from ftproject.engine.processors import PixelRule, apply_pixel_rule, pixel_rule_of
 from ftproject.engine.prompt_cache import PromptCache
 

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import gc
 import math
 import random
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from transformers import Trainer
 from transformers.trainer_callback import TrainerState
 from trl import SFTTrainer
 
+from ftproject.engine.adapters import WEIGHTS_FILE
 from ftproject.engine.backends.base import EndedBy, TrainingCallbacks, TrainingError
 from ftproject.engine.batches import ROWS_KEY, length_grouped_sampler
 from ftproject.engine.checkpoints import (
@@ -112,6 +114,7 @@ class RowTrainer(SFTTrainer):  # type: ignore[misc]
         self.due_logs: list[dict[str, float]] = []
         self._writing_dir: Path | None = None
         super().__init__(**arguments)
+        self.trained_parameters = [item for item in self.model.parameters() if item.requires_grad]
 
     # What each step does
 
@@ -137,6 +140,14 @@ class RowTrainer(SFTTrainer):  # type: ignore[misc]
         loss = super().training_step(model, inputs, num_items_in_batch)
         self.losses.add(self.state.global_step + 1, self.rows_at_hand, loss)
         return loss
+
+    def _clip_grad_norm(self, model: Any) -> Any:
+        return self.accelerator.clip_grad_norm_(self.trained_parameters, self.args.max_grad_norm)
+
+    def _get_grad_norm(self, model: Any, grad_norm: Any = None) -> Any:
+        if grad_norm is not None:
+            return grad_norm
+        return self.accelerator.clip_grad_norm_(self.trained_parameters, math.inf)
 
     def floating_point_ops(self, inputs: dict[str, Any]) -> int:
         """Not counted: transformers walks over every parameter of the model for it, in every step."""
@@ -184,11 +195,13 @@ class RowTrainer(SFTTrainer):  # type: ignore[misc]
         if self.plan.patience is None:
             return
         if self.loop.judge(self.state.global_step, heldout_loss):
-            self.best_weights = {name: tensor.detach().cpu().clone() for name, tensor in self._weights().items()}
+            self.best_weights = {name: tensor.detach().cpu().clone() for name, tensor in self.weights.items()}
         elif self.loop.out_of_patience(self.plan.patience):
             self.stop_with("patience")
 
-    def _weights(self) -> dict[str, Any]:
+    @cached_property
+    def weights(self) -> dict[str, Any]:
+        """The adapter's tensors by their names in a file; they are the model's own, so always as they stand."""
         weights: dict[str, Any] = get_peft_model_state_dict(self.model, save_embedding_layers=False)
         return weights
 
@@ -242,8 +255,9 @@ class RowTrainer(SFTTrainer):  # type: ignore[misc]
     def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:
         # The adapter alone: the processor's files are the base model's, the arguments a pickle nobody loads.
         folder = Path(output_dir or self.args.output_dir)
-        self.model.save_pretrained(str(folder), safe_serialization=True, save_embedding_layers=False)
-        (folder / "README.md").unlink(missing_ok=True)
+        tensors = {name: tensor.contiguous() for name, tensor in self.weights.items()}
+        save_file(tensors, str(folder / WEIGHTS_FILE), metadata={"format": "pt"})
+        self.model.active_peft_config.save_pretrained(str(folder))
 
     def _warn_of_missing_checkpoint(self, step: int, error: Exception) -> None:
         last = latest_checkpoint(self.plan.work_dir)
@@ -264,6 +278,10 @@ class RowTrainer(SFTTrainer):  # type: ignore[misc]
 
         Returns the mean loss of all steps, those before the checkpoint included.
         """
+        with few_walks(self.model, self.trained_parameters), garbage_set_aside():
+            return self._fit(checkpoint)
+
+    def _fit(self, checkpoint: Checkpoint | None) -> float:
         if checkpoint is None:
             return float(self.train().training_loss)
         self._take_up(checkpoint)
@@ -293,6 +311,39 @@ class RowTrainer(SFTTrainer):  # type: ignore[misc]
         self._globalstep_last_logged = self.loop.logged_step
         self.state.log_history += self.due_logs
         self.due_logs = []
+
+
+@contextmanager
+def few_walks(model: Any, trained: Sequence[Any]) -> Iterator[None]:
+    """Spares two walks over every module of the model in each step: into the mode it is in, and to unset gradients.
+
+    Only `trained` parameters ever have a gradient. The walks of a step took 5 of 88 ms in the tiny model; a model of
+    8B parameters has ten times its modules.
+    """
+    change_mode = model.train
+
+    def train(mode: bool = True) -> Any:
+        return model if model.training == mode else change_mode(mode)
+
+    def zero_grad(set_to_none: bool = True) -> None:
+        for parameter in trained:
+            parameter.grad = None
+
+    model.train, model.zero_grad = train, zero_grad
+    try:
+        yield
+    finally:
+        del model.train, model.zero_grad
+
+
+@contextmanager
+def garbage_set_aside() -> Iterator[None]:
+    """Takes what exists now (a million objects of imported modules) out of the collector's rounds meanwhile."""
+    gc.freeze()
+    try:
+        yield
+    finally:
+        gc.unfreeze()
 
 
 def stopped_before_first_step() -> TrainingError:

@@ -30,11 +30,12 @@ from ftproject.engine.checkpoints import (
 )
 from ftproject.engine.configs import DeviceFacts, EffectiveConfig, to_dict
 from ftproject.engine.conversations import ResolvedConversation
-from ftproject.engine.encoding import EncodedRow, PixelCache, build_batch
+from ftproject.engine.encoding import EncodedRow, build_batch
 from ftproject.engine.gpu import device_facts
 from ftproject.engine.heldout_answers import Generating, HeldoutAnswers, evaluation_mode, spread
 from ftproject.engine.models import is_out_of_memory, use_one_gpu
 from ftproject.engine.out_of_memory import memory_advice
+from ftproject.engine.pixel_cache import PixelCache
 from ftproject.engine.processors import pixel_rule_of
 from ftproject.engine.trainable_rows import (
     UsableRows,

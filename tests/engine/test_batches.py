@@ -6,14 +6,14 @@ from pathlib import Path
 
 import pytest
 
-from ftproject.engine.batches import length_grouped_sampler
+from ftproject.engine.batches import PositionIndex, RowCollator, length_grouped_sampler
 from ftproject.engine.configs import TrainingConfig, parse_training_config
 from ftproject.engine.encoding import EncodedRow
 from ftproject.engine.heldout_answers import spread
 from ftproject.engine.hyperparameters import SftSettings
 from ftproject.engine.out_of_memory import ROWS_SHOWN, memory_advice
 from ftproject.engine.trainer import loader_arguments, planned_steps, trainer_arguments, with_save_steps
-from tests.engine.support import effective_config
+from tests.engine.support import TINY, effective_config, row, save_image
 
 LENGTHS = [(place * 37) % 90 + 10 for place in range(200)]
 
@@ -106,3 +106,44 @@ def test_rows_answered_while_training_are_spread_over_the_table() -> None:
     assert spread(rows, 5) == [0, 2, 4, 6, 8]
     assert spread(rows, 50) == list(range(10))
     assert spread([], 5) == []
+
+
+def test_positions_are_the_models_own_and_are_computed_once_for_rows_of_one_shape(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import torch
+    from transformers import Qwen3VLForConditionalGeneration
+
+    from ftproject.engine.encoding import RowEncoder
+    from ftproject.engine.processors import load_processor
+
+    model = Qwen3VLForConditionalGeneration.from_pretrained(TINY, dtype=torch.float32).model
+    processor = load_processor(TINY, min_pixels=1024, max_pixels=65536)
+    asked: list[object] = []
+
+    def counted(*args: object, **kwargs: object) -> object:
+        asked.append(args)
+        return model.get_rope_index(*args, **kwargs)
+
+    small, wide = save_image(tmp_path / "a.png"), save_image(tmp_path / "b.png", (256, 64))
+    rows = [
+        row(0, images=[small]),
+        row(1, prompt="Look.", images=[wide, small]),
+        row(2, prompt="No image here."),
+        row(3, images=[small]),
+    ]
+    encoder = RowEncoder(processor)
+    encoded_rows = [encoder.encode(item, with_response=True) for item in rows]
+    collate = RowCollator(encoded_rows, processor, positions=PositionIndex(counted))
+    batch = collate([{"row": place} for place in range(4)])
+    expected, _ = model.get_rope_index(
+        batch["input_ids"],
+        batch["mm_token_type_ids"],
+        image_grid_thw=batch["image_grid_thw"],
+        attention_mask=batch["attention_mask"],
+    )
+    assert batch["position_ids"].equal(expected)
+    assert len(asked) == 3
+    collate([{"row": 0}, {"row": 1}])
+    assert len(asked) == 3
+    assert "position_ids" not in collate([{"row": 2}])

@@ -18,7 +18,8 @@ from ftproject.engine.decoding import (
     first_stop,
     held_back,
 )
-from ftproject.engine.encoding import PixelCache, RowEncoder, build_batch
+from ftproject.engine.encoding import RowEncoder, build_batch
+from ftproject.engine.pixel_cache import PixelCache
 from ftproject.engine.resident import ResidentModel
 from tests.engine.support import row
 

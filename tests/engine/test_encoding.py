@@ -10,8 +10,9 @@ from hypothesis import strategies as st
 
 from ftproject.engine.backends.base import RowError
 from ftproject.engine.conversations import ResolvedConversation
-from ftproject.engine.encoding import IGNORED, PixelCache, RowEncoder, build_batch
+from ftproject.engine.encoding import IGNORED, RowEncoder, build_batch
 from ftproject.engine.images import open_image
+from ftproject.engine.pixel_cache import PixelCache
 from ftproject.engine.processors import apply_pixel_rule, load_processor, pixel_rule_of
 from tests.engine.support import TINY, row, save_image
 
@@ -167,12 +168,12 @@ def test_pixels_are_prepared_once_and_the_cache_stays_within_its_size(
         opened.append(path)
         return open_image(path)
 
-    monkeypatch.setattr("ftproject.engine.encoding.open_image", counting)
+    monkeypatch.setattr("ftproject.engine.pixel_cache.open_image", counting)
     cache = PixelCache(processor)
     first = cache.get(pictures[0])
-    assert cache.get(pictures[0])[0] is first[0]
+    assert cache.get(pictures[0])[0].equal(first[0])
     assert opened == [pictures[0]]
-    small = PixelCache(processor, max_bytes=first[0].nbytes)
+    small = PixelCache(processor, max_bytes=first[0].nbytes // 8)
     for path in (pictures[0], pictures[1], pictures[0]):
         small.get(path)
     assert len(opened) == 4

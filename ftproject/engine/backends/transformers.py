@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from typing import Any
 
 from ftproject.engine.backends.base import TrainingCallbacks, TrainingJob, TrainingResult
-from ftproject.engine.batches import Collate, RowCollator
-from ftproject.engine.configs import EffectiveConfig, LoraSettings
+from ftproject.engine.batches import Collate, PositionIndex, RowCollator
+from ftproject.engine.configs import EffectiveConfig, LoraSettings, four_bit
 from ftproject.engine.conversations import ResolvedConversation
 from ftproject.engine.encoding import EncodedRow
 from ftproject.engine.models import load_base_model, lora_target_regex, torch_device
@@ -37,8 +37,9 @@ class TransformersBackend:
     ) -> ResidentModel:
         """Loads a base model for generation."""
         device = torch_device()
+        quantise = four_bit(load_in_4bit, model_name, model_path, cuda=device != "cpu")
         return ResidentModel(
-            load_base_model(model_path, device=device, load_in_4bit=bool(load_in_4bit)),
+            load_base_model(model_path, device=device, load_in_4bit=quantise),
             load_processor(model_path, min_pixels=min_pixels, max_pixels=max_pixels),
             model_name=model_name,
             device=device,
@@ -54,7 +55,8 @@ def build_trainable(effective: EffectiveConfig) -> TrainableModel:
     )
 
     def collator(_: Sequence[ResolvedConversation], encoded: Sequence[EncodedRow]) -> Collate:
-        return RowCollator(encoded, processor, workers=config.sft.dataloader_num_workers or 0)
+        workers, positions = config.sft.dataloader_num_workers or 0, PositionIndex(model.model.get_rope_index)
+        return RowCollator(encoded, processor, workers=workers, positions=positions)
 
     return TrainableModel(add_adapter(model, config.lora), processor, device, collator)
 
