@@ -96,7 +96,7 @@ def mcnemar_rows(
         low //= 2
     while mcnemar_power(high, fixed_rate, broken_rate, level=level) < power:
         low, high = high, 2 * high
-    while high - low > max(1, high // 1000):
+    while high - low > max(1, high // 200):
         middle = (low + high) // 2
         reached = mcnemar_power(middle, fixed_rate, broken_rate, level=level) >= power
         low, high = (low, middle) if reached else (middle, high)
