@@ -1,6 +1,6 @@
 """Which rows of the dataset a run covers, and which of them its adapter was trained on."""
 
-from collections.abc import Container, Sequence
+from collections.abc import Container, Mapping, Sequence
 
 from datasets_app.models import Dataset
 from evaluation_app.models import EvaluationRun
@@ -56,3 +56,16 @@ def seen_rows(run: EvaluationRun) -> Container[int] | None:
     if adapter is None or adapter.run is None or not split_applies(adapter=adapter, dataset=run.dataset):
         return None
     return RowRanges(adapter.run.trained_rows)
+
+
+def scope_warning(runs: Mapping[str, EvaluationRun]) -> str | None:
+    """What to know of a table whose models were asked about different rows; None when the rows are the same."""
+    scopes = {name: set(rows_in_scope(run)) for name, run in runs.items()}
+    common = set.intersection(*scopes.values())
+    if all(scope == common for scope in scopes.values()):
+        return None
+    counts = ", ".join(f"{name} {len(scope)}" for name, scope in scopes.items())
+    return (
+        f"The models were asked about different rows ({counts}; {len(common)} in common): each adapter has its own "
+        "split, and their figures do not stand side by side. A comparison pairs the common rows; --rows all asks about all."
+    )

@@ -21,6 +21,7 @@ from evaluation_app.plans import EvaluationRequest
 from evaluation_app.scoring_arguments import add_scoring_arguments, scoring_fields
 from evaluation_app.selectors import get_run
 from evaluation_app.services import stop_evaluation
+from evaluation_app.splits import scope_warning
 from ftproject.core.errors import ProductError
 from ftproject.core.waiting import JobKindView, JobsWait
 
@@ -76,6 +77,9 @@ class Command(BaseCommand):
         except ProductError as error:
             raise CommandError(describe(error)) from error
         self.show(outcomes, as_json=options["json"])
+        for outcome in outcomes:
+            if warning := scope_warning(outcome.runs):
+                self.stderr.write(self.style.WARNING(warning))
         if options["output"]:
             for path in write_files(options["output"], outcomes, raw=options["raw"]):
                 self.stderr.write(f"Results: {path}")
