@@ -102,9 +102,15 @@ def start_schema() -> dict[str, Any]:
     model = schema["properties"]["model_config_data"]["properties"]
     default = settings.DEFAULT_MODEL_NAME or (GPU_MODEL_NAME if device.cuda else TINY_MODEL_NAME)
     model["model_name"]["description"] += f" Here: {default}."
+    model["model_name"]["examples"] = [TINY_MODEL_NAME, *local_model_names()]
     model["max_seq_length"]["default"] = settings.DEFAULT_MAX_SEQ_LENGTH
     schema["properties"] |= option_schemas()
     return schema
+
+
+def local_model_names() -> list[str]:
+    """The folders of the models directory that a request may name: own models, and merged ones."""
+    return sorted(path.name for path in models_dir().iterdir() if path.is_dir() and not path.name.startswith("."))
 
 
 def option_schemas() -> dict[str, Any]:

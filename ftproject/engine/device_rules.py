@@ -104,13 +104,14 @@ def _model_error(code: str, message: str, hint: str) -> ConfigError:
 
 
 def _local_folder(name: str, models_dir: Path) -> Path | None:
-    """The folder directly under `models_dir` that `name` (its name or its path) means, or None."""
+    """The folder directly under `models_dir` that `name` (its name or its path) means; None for a half-written one."""
     if "\0" in name or len(name) > 1000:
         return None
     root = models_dir.resolve()
     # Joining keeps an absolute name as it is; what counts is where it ends up, links followed.
     folder = (root / name).resolve()
-    return folder if folder.parent == root and folder.is_dir() else None
+    hidden = folder.name.startswith(".")  # a merge under way writes into one
+    return folder if folder.parent == root and folder.is_dir() and not hidden else None
 
 
 def four_bit(wanted: bool | None, name: str, path: str, *, cuda: bool) -> bool:
