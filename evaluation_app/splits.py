@@ -67,5 +67,5 @@ def scope_warning(runs: Mapping[str, EvaluationRun]) -> str | None:
     counts = ", ".join(f"{name} {len(scope)}" for name, scope in scopes.items())
     return (
         f"The models were asked about different rows ({counts}; {len(common)} in common): each adapter has its own "
-        "split, and their figures do not stand side by side. A comparison pairs the common rows; --rows all asks about all."
+        "split, and their figures do not stand side by side. A comparison pairs the common rows; --rows all asks all."
     )
