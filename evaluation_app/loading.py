@@ -16,7 +16,10 @@ from ftproject.engine.backends.base import Backend, LoadedModel
 from ftproject.engine.configs import DeviceFacts, resolve_model
 from ftproject.engine.fingerprints import fingerprint_model, package_versions
 from ftproject.engine.gpu import device_facts
+from ftproject.engine.remote import REMOTE_BACKEND, RemoteError, RemoteServer
+from ftproject.engine.remote_model import RemoteModel
 from training_app.configuration import device_name
+from training_app.remote_settings import remote_settings
 
 logger = logging.getLogger(__name__)
 
@@ -65,10 +68,8 @@ class BaseModel:
     threads: ThreadPoolExecutor = field(default_factory=lambda: ThreadPoolExecutor(2, thread_name_prefix="base"))
 
     def __enter__(self) -> "BaseModel":
-        self._fingerprint: Future[str] = self.threads.submit(
-            fingerprint_model, self.place[1], data_path("run", "fingerprints.json")
-        )
-        self._backend: Future[Backend] = self.threads.submit(self._import)
+        self._fingerprint: Future[str] = self.threads.submit(self._weights)
+        self._backend: Future[Backend | None] = self.threads.submit(self._import)
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -81,10 +82,24 @@ class BaseModel:
     @cached_property
     def place(self) -> tuple[str, str]:
         """The model's name and where it is loaded from."""
+        if self.is_remote:
+            return self.run.model_name, ""
         return resolve_model(self.run.model_name, self.device, models_dir=models_dir())
 
-    def _import(self) -> Backend:
+    @property
+    def is_remote(self) -> bool:
+        return self.run.backend == REMOTE_BACKEND
+
+    def _weights(self) -> str:
+        """What tells these weights from others; of another server only its address is known."""
+        if self.is_remote:
+            return f"server {self.run.device}"
+        return fingerprint_model(self.place[1], data_path("run", "fingerprints.json"))
+
+    def _import(self) -> Backend | None:
         """Importing torch and transformers takes ten seconds in which rows can be read."""
+        if self.is_remote:
+            return None
         from ftproject.engine.generation import import_libraries
 
         backend = get_backend(self.run.backend or settings.BACKEND, self.device, model_name=self.place[0])
@@ -98,7 +113,7 @@ class BaseModel:
             "model": self.place[0],
             "weights": self._fingerprint.result(),
             "backend": self.run.backend or settings.BACKEND,
-            "device": device_name(self.device),
+            "device": self.run.device if self.is_remote else device_name(self.device),
             "settings": load_settings(self.run),
             "versions": package_versions(),
         }
@@ -114,9 +129,19 @@ class BaseModel:
         else:
             let_go()
             logger.info("loading %s", self.run.model_name)
-            model = self._backend.result().load(*self.place, **self.run.model_settings)
+            backend = self._backend.result()
+            model = backend.load(*self.place, **self.run.model_settings) if backend else connect(self.run)
             _held.append(HeldModel(self.facts, model))
         model = _held[0].model
         if self.run.adapter is not None:
             model.ensure_adapter(self.run.adapter.path)
         return model
+
+
+def connect(run: EvaluationRun) -> LoadedModel:
+    """The base on the server of QWEN3VL_INFERENCE_URL, which a run may outlive; raises EngineError."""
+    where = remote_settings()
+    if where is None:
+        raise RemoteError("inference_server_unreachable", "QWEN3VL_INFERENCE_URL is not set any more")
+    adapters = {item.path: (item.name, item.sha256) for item in [run.adapter] if item}
+    return RemoteModel(RemoteServer(where), run.model_name, adapters)

@@ -10,7 +10,7 @@ from datasets_app.models import ColumnMapping, Dataset
 from datasets_app.selectors import iter_rows, require_ready_dataset
 from evaluation_app.models import EvaluationRun
 from evaluation_app.splits import rows_in_scope
-from ftproject.core.errors import InvalidInputError
+from ftproject.core.errors import InvalidInputError, UnavailableError
 from ftproject.engine.classification import TooManyLabelsError, known_labels, parse_label
 from ftproject.engine.configs import (
     EVALUATION_GENERATION,
@@ -24,8 +24,10 @@ from ftproject.engine.configs import (
 )
 from ftproject.engine.labels import MOST_SCORED_LABELS
 from ftproject.engine.metrics import ScoringOptions, parse_scoring_options
+from ftproject.engine.remote import REMOTE_BACKEND, RemoteError, RemoteRefusalError, RemoteServer
 from training_app.configuration import device_name, refusal, resolve_config
 from training_app.models import Adapter
+from training_app.remote_settings import remote_settings
 from training_app.selectors import find_adapter, find_effective_adapter
 
 MODEL_SETTINGS = tuple(item.name for item in fields(ModelConfig) if item.name != "model_name")
@@ -47,6 +49,7 @@ class EvaluationRequest:
     normalization: Mapping[str, Any] | None = None
     confidence: bool = False
     reuse_base_predictions: bool = True
+    use_inference_url: bool = False
     generation_params: Mapping[str, Any] | None = None
 
 
@@ -57,23 +60,25 @@ def plan_run(request: EvaluationRequest) -> EvaluationRun:
     dataset, mapping = require_ready_dataset(dataset_id=request.dataset_id)
     adapter = find_effective_adapter(reference=request.adapter_path)
     split_adapter = choose_split_adapter(adapter, request.split_adapter)
-    effective, device = resolve_base_model(request.model_name, adapter, split_adapter)
+    base = find_remote_base(request, adapter, split_adapter) if request.use_inference_url else None
+    base = base or find_local_base(request, adapter, split_adapter)
     run = EvaluationRun(
         dataset=dataset,
         mapping=mapping,
         adapter=adapter,
         split_adapter=split_adapter,
         model_type=EvaluationRun.ModelType.FINETUNED if adapter else EvaluationRun.ModelType.BASE,
-        model_name=effective.model_name,
-        device=device_name(device),
-        backend=effective.backend,
-        model_settings={name: getattr(effective.config.model, name) for name in MODEL_SETTINGS},
+        model_name=base.model_name,
+        device=base.device,
+        backend=base.backend,
+        model_settings=base.model_settings,
         eval_mode=EvaluationRun.EvalMode.CLASSIFICATION
         if request.classification_mode
         else EvaluationRun.EvalMode.TOKEN,
         positive_label=request.positive_label,
         metric_options=scoring.to_dict(),
-        reuse_base_predictions=request.reuse_base_predictions,
+        # Nobody can tell whether another server's weights are those of yesterday.
+        reuse_base_predictions=request.reuse_base_predictions and not request.use_inference_url,
         sample_limit=request.sample_limit,
         rows=request.rows,
         generation_params=asdict(params),
@@ -81,6 +86,43 @@ def plan_run(request: EvaluationRequest) -> EvaluationRun:
     run.total = len(rows_in_scope(run))
     check_labels(request, scoring, dataset, mapping)
     return run
+
+
+@dataclass(frozen=True)
+class PlannedBase:
+    """The base model of a run, where it runs and how it is loaded."""
+
+    model_name: str
+    device: str
+    backend: str
+    model_settings: dict[str, Any]
+
+
+def find_local_base(request: EvaluationRequest, adapter: Adapter | None, split_adapter: Adapter | None) -> PlannedBase:
+    effective, device = resolve_base_model(request.model_name, adapter, split_adapter)
+    model_settings = {name: getattr(effective.config.model, name) for name in MODEL_SETTINGS}
+    return PlannedBase(effective.model_name, device_name(device), effective.backend, model_settings)
+
+
+def find_remote_base(request: EvaluationRequest, adapter: Adapter | None, split_adapter: Adapter | None) -> PlannedBase:
+    """The base on the server of QWEN3VL_INFERENCE_URL; an adapter is shown to have an effect when the run begins."""
+    where = remote_settings()
+    if where is None:
+        hint = "Start with QWEN3VL_INFERENCE_URL, or leave use_inference_url out."
+        raise InvalidInputError("No inference server is set.", code="inference_url_not_set", hint=hint)
+    if request.confidence:
+        hint = "Leave confidence or use_inference_url out."
+        detail = "A chat server does not tell the probability of a given label."
+        raise InvalidInputError(detail, code="confidence_needs_local", hint=hint)
+    require_own_base(request.model_name, adapter)
+    named = request.model_name or (split_adapter.base_model_name if split_adapter else None)
+    server = RemoteServer(where)
+    try:
+        return PlannedBase(named or server.base_of(None), where.host, REMOTE_BACKEND, {})
+    except (RemoteError, RemoteRefusalError) as error:
+        raise UnavailableError(error.message, code=error.code, hint="Look at that server, or evaluate here.") from error
+    finally:
+        server.close()
 
 
 def read_generation_params(given: Mapping[str, Any] | None) -> GenerationParams:
@@ -120,12 +162,7 @@ def resolve_base_model(
     model_name: str | None, adapter: Adapter | None, split_adapter: Adapter | None
 ) -> tuple[EffectiveConfig, DeviceFacts]:
     """The base model and how it is loaded; a base run that names a split takes that adapter's base and pixels."""
-    if adapter is not None and model_name not in (None, adapter.base_model_name):
-        raise InvalidInputError(
-            f"Adapter {adapter.name!r} belongs to {adapter.base_model_name}, not to {model_name}.",
-            code="adapter_base_mismatch",
-            hint="Leave model_name out: an adapter is evaluated on its own base model.",
-        )
+    require_own_base(model_name, adapter)
     wanted = ModelConfig(
         **{"max_seq_length": settings.DEFAULT_MAX_SEQ_LENGTH, **trained_model_settings(split_adapter)},
         model_name=model_name or (split_adapter.base_model_name if split_adapter else None),
@@ -134,6 +171,15 @@ def resolve_base_model(
         return resolve_config(TrainingConfig(model=wanted))
     except InvalidInputError as exc:
         raise with_our_field_names(exc) from exc
+
+
+def require_own_base(model_name: str | None, adapter: Adapter | None) -> None:
+    if adapter is not None and model_name not in (None, adapter.base_model_name):
+        raise InvalidInputError(
+            f"Adapter {adapter.name!r} belongs to {adapter.base_model_name}, not to {model_name}.",
+            code="adapter_base_mismatch",
+            hint="Leave model_name out: an adapter is evaluated on its own base model.",
+        )
 
 
 def with_our_field_names(exc: InvalidInputError) -> InvalidInputError:

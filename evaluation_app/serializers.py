@@ -79,6 +79,9 @@ class RunEvaluationSerializer(StrictSerializer):
         default=True,
         help_text="Copies greedy answers of the base that an earlier run gave to the same rows; false computes all.",
     )
+    use_inference_url = StrictBooleanField(
+        default=False, help_text="Answers come from the server of QWEN3VL_INFERENCE_URL instead of a model loaded here."
+    )
     generation_params = GreedyParamsField(default=None, allow_null=True)
     dataset_id = StrictIntegerField(
         default=None, allow_null=True, min_value=1, max_value=2**63 - 1, help_text="Null: the current dataset."

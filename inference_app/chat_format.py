@@ -4,7 +4,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ftproject.engine.configs import GenerationParams
 from ftproject.engine.conversations import Conversation, messages_of
 
 
@@ -38,19 +37,6 @@ def openai_part(part: dict[str, Any]) -> dict[str, Any]:
     if part["type"] == "image":
         return {"type": "image_url", "image_url": {"url": part["image"]}}
     return part
-
-
-def openai_params(params: GenerationParams) -> dict[str, Any]:
-    """The settings in OpenAI's and vLLM's names, where temperature 0 is greedy."""
-    if params.greedy:
-        return {"max_tokens": params.max_new_tokens, "temperature": 0.0}
-    sampling = {
-        "max_tokens": params.max_new_tokens,
-        "temperature": params.temperature,
-        "top_p": params.top_p,
-        "min_p": params.min_p,
-    }
-    return sampling if params.seed is None else sampling | {"seed": params.seed}
 
 
 def read_answer(body: dict[str, Any]) -> ChatAnswer:

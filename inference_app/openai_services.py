@@ -10,8 +10,8 @@ from typing import Any
 from ftproject.core.departure import Departure
 from ftproject.core.errors import InvalidInputError, NotFoundError, Problem
 from ftproject.core.storage import models_dir
+from ftproject.engine.remote import openai_settings
 from ftproject.engine.server_chat import MAX_IMAGES, ChatBody, ChatError, ChatMessage, ImageUrl, read_chat_body
-from inference_app.chat_format import openai_params
 from inference_app.remote_server import failures_told, remote_server
 from inference_app.server_process import ServerSpec
 from inference_app.services import choose_model, open_session, resolve_images, served_adapter, with_seed
@@ -76,7 +76,7 @@ def forwarded_body(chat: ChatBody) -> dict[str, Any]:
     body = {"messages": [forwarded_message(message, files) for message in chat.messages]}
     options = {"stream_options": {"include_usage": True}} if chat.include_usage else {}
     stop = {"stop": list(chat.stop)} if chat.stop else {}
-    return body | openai_params(with_seed(chat.params)) | stop | options
+    return body | openai_settings(with_seed(chat.params)) | stop | options
 
 
 def forwarded_message(message: ChatMessage, files: Iterator[Path]) -> dict[str, Any]:

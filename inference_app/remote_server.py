@@ -8,8 +8,6 @@ from dataclasses import replace
 from functools import lru_cache
 from typing import Any
 
-from django.conf import settings
-
 from ftproject.core.departure import ClientGoneError, Departure
 from ftproject.core.errors import (
     BusyError,
@@ -26,11 +24,13 @@ from ftproject.engine.remote import (
     RemoteRefusalError,
     RemoteServer,
     RemoteSettings,
+    openai_settings,
     with_embedded_pictures,
 )
-from inference_app.chat_format import ChatAnswer, ChatFormatError, openai_params, read_answer
+from inference_app.chat_format import ChatAnswer, ChatFormatError, read_answer
 from inference_app.server_process import ServerSpec
 from inference_app.session import ServedAdapter
+from training_app.remote_settings import remote_settings
 
 MAX_REQUESTS = 32
 HINTS = {
@@ -70,23 +70,6 @@ class RemoteModelServer:
         finally:
             self.requests.release()
 
-    def served_name(self, adapter: ServedAdapter) -> str:
-        """The server's name of an adapter; one that we register has its hash in the name: no other passes for it."""
-        folder = self.server.settings.adapters_dir
-        if folder:
-            name = f"{adapter.name}-{adapter.sha256[:12]}"
-            if not self.server.is_listed(name):
-                self.server.load_adapter(name, f"{folder.rstrip('/')}/{adapter.name}")
-            return name
-        if not self.server.is_listed(adapter.name):
-            self.server.models(fresh=True)
-        if not self.server.is_listed(adapter.name):
-            line = f"--lora-modules {adapter.name}=/path/to/adapters/{adapter.name}"
-            raise RemoteError(
-                "adapter_not_served", f"{self.server.settings.host} does not serve {adapter.name}: start it with {line}"
-            )
-        return adapter.name
-
     def status(self) -> dict[str, Any]:
         """What `GET /api/system/model-status` shows beside the fields of our own server."""
         host = self.server.settings.host
@@ -119,7 +102,7 @@ class RemoteSession:
         base = self.remote.server.base_of(self.spec.model_name)
         if adapter is None:
             return body | {"model": base}
-        name = self.remote.served_name(adapter)
+        name = self.remote.server.serve_adapter(adapter.name, adapter.sha256)
         self.remote.canary.require_effect(base, name)
         return body | {"model": name}
 
@@ -127,7 +110,7 @@ class RemoteSession:
         self, messages: list[dict[str, Any]], params: GenerationParams, adapter: ServedAdapter | None = None
     ) -> ChatAnswer:
         """The whole answer to messages in OpenAI's format."""
-        return read_answer(self.complete({"messages": messages, **openai_params(params)}, adapter))
+        return read_answer(self.complete({"messages": messages, **openai_settings(params)}, adapter))
 
     def complete(self, body: dict[str, Any], adapter: ServedAdapter | None = None) -> dict[str, Any]:
         """A chat completion put together from a stream: only a stream can be given up when our client leaves."""
@@ -198,18 +181,6 @@ def as_product_error(error: RemoteError) -> ProductError:
         return BusyError(detail, code=error.code, hint="Try again in a moment.", headers={"Retry-After": "5"})
     kind = STATUSES.get(error.code, UpstreamError)
     return kind(detail, code=error.code, hint=HINTS.get(error.code, ""))
-
-
-def remote_settings() -> RemoteSettings | None:
-    """The server that answers in the place of ours, or None."""
-    if not settings.INFERENCE_URL:
-        return None
-    return RemoteSettings(
-        url=settings.INFERENCE_URL,
-        key=settings.INFERENCE_KEY,
-        adapters_dir=settings.INFERENCE_ADAPTERS_DIR or None,
-        seconds=float(settings.INFERENCE_TIMEOUT_SECONDS),
-    )
 
 
 @lru_cache(maxsize=4)

@@ -9,7 +9,8 @@ from typing import Any
 from ftproject.core.departure import Departure
 from ftproject.core.events import publish
 from ftproject.engine.configs import GenerationParams
-from inference_app.chat_format import ChatAnswer, openai_params, read_answer
+from ftproject.engine.remote import openai_settings
+from inference_app.chat_format import ChatAnswer, read_answer
 from inference_app.server_process import ServerProcess
 
 
@@ -46,7 +47,7 @@ class Session:
         self, messages: list[dict[str, Any]], params: GenerationParams, adapter: ServedAdapter | None = None
     ) -> ChatAnswer:
         """The whole answer to messages in OpenAI's format."""
-        return read_answer(self.complete({"messages": messages, **openai_params(params)}, adapter))
+        return read_answer(self.complete({"messages": messages, **openai_settings(params)}, adapter))
 
     def complete(self, body: dict[str, Any], adapter: ServedAdapter | None = None) -> dict[str, Any]:
         """A chat completion in OpenAI's format; the model's name is put in here."""

@@ -18,6 +18,7 @@ from urllib.parse import unquote, urlsplit
 import httpx
 
 from ftproject.engine.backends.base import EngineError
+from ftproject.engine.hyperparameters import GenerationParams
 
 CONNECT_SECONDS = 3.0
 LIST_SECONDS = 10.0
@@ -124,6 +125,24 @@ class RemoteServer:
             raise RemoteError("adapter_not_served", message) from error
         self.models(fresh=True)
 
+    def serve_adapter(self, name: str, sha256: str) -> str:
+        """The server's name of an adapter; one that we register has its hash in the name: no other passes for it.
+
+        Raises RemoteError adapter_not_served, with what to do.
+        """
+        folder = self.settings.adapters_dir
+        if folder:
+            registered = f"{name}-{sha256[:12]}"
+            if not self.is_listed(registered):
+                self.load_adapter(registered, f"{folder.rstrip('/')}/{name}")
+            return registered
+        if not self.is_listed(name):
+            self.models(fresh=True)
+        if not self.is_listed(name):
+            line = f"--lora-modules {name}=/path/to/adapters/{name}"
+            raise RemoteError("adapter_not_served", f"{self.settings.host} does not serve {name}: start it with {line}")
+        return name
+
     def complete(self, body: Mapping[str, Any]) -> dict[str, Any]:
         """One whole answer in OpenAI's shape, as the server gives it; raises RemoteError and RemoteRefusalError."""
         answer = self._json(self._send("POST", "/chat/completions", dict(body)))
@@ -226,6 +245,19 @@ def own_words(response: httpx.Response) -> str:
     except (ValueError, AttributeError):
         text = response.text
     return f"{response.status_code} {text[:300]}".strip()
+
+
+def openai_settings(params: GenerationParams) -> dict[str, Any]:
+    """The settings in OpenAI's and vLLM's names, where temperature 0 is greedy."""
+    if params.greedy:
+        return {"max_tokens": params.max_new_tokens, "temperature": 0.0}
+    sampling = {
+        "max_tokens": params.max_new_tokens,
+        "temperature": params.temperature,
+        "top_p": params.top_p,
+        "min_p": params.min_p,
+    }
+    return sampling if params.seed is None else sampling | {"seed": params.seed}
 
 
 def embedded_picture(url: str) -> str:

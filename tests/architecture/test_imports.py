@@ -11,10 +11,11 @@ import pytest
 ROOT = Path(__file__).resolve().parents[2]
 PACKAGES = ["ftproject", "datasets_app", "training_app", "evaluation_app", "inference_app", "sessions_app"]
 HEAVY = ["torch", "transformers", "peft", "trl", "unsloth", "datasets", "accelerate", "bitsandbytes", "sklearn"]
-# Who may open outbound connections: the image fetcher; the client of our own model server; the demo's client and the
-# server's own health probe, which both talk to our own address only.
+# Who may open outbound connections: the image fetcher; the client of our own model server and that of the server which
+# QWEN3VL_INFERENCE_URL names; the demo's client and the server's own health probe, which talk to our own address only.
 OUTBOUND = {
     "ftproject/core/fetch.py",
+    "ftproject/engine/remote.py",
     "ftproject/system/client.py",
     "ftproject/system/serving.py",
     "inference_app/model_client.py",

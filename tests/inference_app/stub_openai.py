@@ -108,7 +108,8 @@ class StubHandler(BaseHTTPRequestHandler):
         if self.owner.behaviour == "no logprobs":
             tokens = []
         choice = {"message": {"role": "assistant", "content": text}, "logprobs": {"content": tokens}}
-        self.answer(200, {"choices": [{"index": 0, "finish_reason": "stop", **choice}]})
+        usage = {"prompt_tokens": 7, "completion_tokens": len(text.split()), "total_tokens": 7 + len(text.split())}
+        self.answer(200, {"choices": [{"index": 0, "finish_reason": "stop", **choice}], "usage": usage})
 
     def stream(self, body: dict[str, Any]) -> None:
         self.send_response(200)

@@ -6,7 +6,8 @@ from typing import Any
 import pytest
 
 from ftproject.engine.configs import GenerationParams
-from inference_app.chat_format import ChatFormatError, openai_messages, openai_params, read_answer
+from ftproject.engine.remote import openai_settings
+from inference_app.chat_format import ChatFormatError, openai_messages, read_answer
 
 ANSWER: dict[str, Any] = {
     "choices": [{"message": {"content": "7"}, "finish_reason": "length"}],
@@ -31,15 +32,15 @@ def test_special_tokens_of_a_prompt_stay_text(token: str) -> None:
 
 def test_greedy_is_temperature_zero_and_no_sampling_field_is_sent() -> None:
     params = GenerationParams(do_sample=False, temperature=0.7, top_p=0.5, seed=3, max_new_tokens=9)
-    assert openai_params(params) == {"max_tokens": 9, "temperature": 0.0}
-    assert openai_params(GenerationParams(temperature=0.0))["temperature"] == 0.0
+    assert openai_settings(params) == {"max_tokens": 9, "temperature": 0.0}
+    assert openai_settings(GenerationParams(temperature=0.0))["temperature"] == 0.0
 
 
 def test_sampling_fields_keep_their_values() -> None:
     params = GenerationParams(temperature=0.7, top_p=0.5, min_p=0.1, seed=3, max_new_tokens=9)
     expected = {"max_tokens": 9, "temperature": 0.7, "top_p": 0.5, "min_p": 0.1}
-    assert openai_params(params) == {**expected, "seed": 3}
-    assert "seed" not in openai_params(GenerationParams())
+    assert openai_settings(params) == {**expected, "seed": 3}
+    assert "seed" not in openai_settings(GenerationParams())
 
 
 def test_an_answer_is_read() -> None:
