@@ -17,7 +17,7 @@ from typing import Any
 from django.conf import settings
 
 from benchmarks.instance import print_table
-from benchmarks.mortal import Mortal, Sightings, SurvivalError, database_is_sound, watching
+from benchmarks.mortal import ENDED, Mortal, Sightings, SurvivalError, database_is_sound, watching
 from ftproject.engine.configs import TINY_MODEL_PATH
 from ftproject.system.client import ApiError
 from ftproject.system.demo import DEMO_DIR, MAPPING
@@ -96,8 +96,7 @@ class Trial:
 
     def kill_once(self, kind: str, run_id: int, tally: Tally) -> int:
         """One kill; the run to go on with."""
-        before = self.mortal.look(run_id)
-        if before["status"] in {"completed", "error"}:
+        if self.mortal.look(run_id)["status"] in ENDED:
             self.conclude(run_id, tally)
             return self.start()
         alive = self.mortal.run_processes()
@@ -106,7 +105,7 @@ class Trial:
         tally.kills += 1
         if kind == "all":
             self.mortal.start()
-        run, seconds = self.mortal.settled(run_id, before, alive)
+        run, seconds = self.mortal.settled(run_id, alive)
         tally.settle_seconds.append(seconds)
         if run["status"] != "error":
             tally.went_on += 1
