@@ -2,29 +2,29 @@
 
 from __future__ import annotations
 
-from evaluation_app.comparison.judged import PairedRuns, is_trained
+from evaluation_app.comparison.judged import PairedRuns
 from evaluation_app.comparison.loading import UNKNOWN
 from evaluation_app.comparison.pairing import ALL, UNSEEN
+from evaluation_app.comparison.provenance import Provenance
 from evaluation_app.comparison.rules import Notice, notice, setting_warnings
-from evaluation_app.comparison.units import RowLinks
 from evaluation_app.comparison.verdict import Evidence
 from evaluation_app.models import EvaluationRun
-from training_app.selectors import trained_row_numbers
+from ftproject.engine.splits import decode_ranges
 
 FEW_ROWS = 30
 
 
-def doubts_about(paired: PairedRuns, evidence: Evidence, links: RowLinks) -> list[Notice]:
+def doubts_about(paired: PairedRuns, evidence: Evidence) -> list[Notice]:
     """The most serious first."""
     return [
-        *_about_training(paired, links),
+        *_about_training(paired),
         *setting_warnings(paired.baseline, paired.candidate),
         *_about_rows(paired, evidence),
         *_about_reuse(paired),
     ]
 
 
-def _about_training(paired: PairedRuns, links: RowLinks) -> list[Notice]:
+def _about_training(paired: PairedRuns) -> list[Notice]:
     seen, unknown = int((paired.judged.seen == 1).sum()), int((paired.judged.seen == UNKNOWN).sum())
     found = []
     if seen:
@@ -32,36 +32,36 @@ def _about_training(paired: PairedRuns, links: RowLinks) -> list[Notice]:
         found.append(notice("seen_rows", text))
     if unknown:
         text = (
-            f"For {unknown} of the {len(paired.judged)} rows nobody knows whether training saw them: the adapter was "
-            "not trained on this dataset here, or its run is gone. If it saw them, a gain is no proof."
+            f"For {unknown} of the {len(paired.judged)} rows nobody knows whether training saw them: the model came "
+            "from elsewhere, or what it was trained on is gone. If it saw them, a gain is no proof."
         )
         found.append(notice("split_unknown", text))
+    if paired.recognised:
+        text = (
+            "The model was trained on another dataset: rows that it saw are told by their image cells, or by their "
+            "prompt without one. The same image under another address is not recognised."
+        )
+        found.append(notice("split_by_content", text))
     left = len(paired.pairs) - len(paired.judged)
     if paired.rows == UNSEEN and left:
         text = f"{left} rows that training saw are left out of the verdict; `parts` counts them."
         found.append(notice("seen_rows_left_out", text))
-    return found + _about_leaks(paired, links)
+    return found + _about_leaks(paired)
 
 
-def _about_leaks(paired: PairedRuns, links: RowLinks) -> list[Notice]:
-    trained = set[int]()
-    for run in (paired.baseline, paired.candidate):
-        trained |= _trained_rows(run)
+def _about_leaks(paired: PairedRuns) -> list[Notice]:
+    trained = [row for provenance in paired.provenances for row in _trained_rows(provenance, paired.baseline)]
     unseen = paired.judged.index[paired.judged.seen == 0]
     if not trained or not unseen.size:
         return []
-    count = int(links.shared_with(unseen, trained).sum())
+    count = int(paired.links.sharing(unseen, paired.links.things_of(trained)).sum())
     text = f"{count} of the unseen rows show an image, or ask a prompt without one, that training saw in another row."
     return [notice("unseen_rows_resemble_seen", text)] if count else []
 
 
-def _trained_rows(run: EvaluationRun) -> set[int]:
-    adapter = run.adapter
-    if not is_trained(run) or adapter is None or adapter.run is None:
-        return set()
-    if adapter.run.dataset_id != run.dataset_id:
-        return set()
-    return trained_row_numbers(adapter=adapter) or set()
+def _trained_rows(provenance: Provenance, run: EvaluationRun) -> list[int]:
+    here = (training for training in provenance.trainings if training.dataset_id == run.dataset_id)
+    return [row for training in here for row in decode_ranges(training.trained_rows)]
 
 
 def _about_rows(paired: PairedRuns, evidence: Evidence) -> list[Notice]:

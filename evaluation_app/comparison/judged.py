@@ -7,7 +7,9 @@ from dataclasses import dataclass
 
 from evaluation_app.comparison.loading import ACCURACY, UNKNOWN, RunRows, read_rows_of
 from evaluation_app.comparison.pairing import ALL, SEEN, UNSEEN, LeftOut, Pairs, pair_rows
+from evaluation_app.comparison.provenance import Provenance, marked, provenance_of
 from evaluation_app.comparison.rules import comparable_runs, unlike_metrics
+from evaluation_app.comparison.units import RowLinks, read_links
 from evaluation_app.models import EvaluationRun
 from ftproject.core.errors import InvalidInputError, did_you_mean
 
@@ -26,10 +28,13 @@ class PairedRuns:
     judged: Pairs
     metric: str
     num_reused: tuple[int, int]
+    provenances: tuple[Provenance, Provenance]
+    recognised: bool
+    links: RowLinks
 
     @property
     def trained(self) -> bool:
-        return is_trained(self.baseline) or is_trained(self.candidate)
+        return any(provenance.trained for provenance in self.provenances)
 
 
 def pair_runs(
@@ -37,32 +42,43 @@ def pair_runs(
 ) -> list[PairedRuns]:
     """Each candidate beside the baseline; raises a ProductError when a pair, a metric or a choice of rows cannot be."""
     baseline, candidates = comparable_runs(baseline_run_id, candidate_run_ids)
-    old = read_rows_of(baseline)
-    return [_paired(baseline, old, candidate, metric, rows) for candidate in candidates]
+    links = read_links(dataset=baseline.dataset, mapping=baseline.mapping)
+    old = _side(baseline, links)
+    return [_paired(old, _side(candidate, links), links, metric, rows) for candidate in candidates]
 
 
-def is_trained(run: EvaluationRun) -> bool:
-    """Whether the run's answers are those of a model that was trained here."""
-    return run.adapter_id is not None
+@dataclass(frozen=True)
+class Side:
+    run: EvaluationRun
+    rows: RunRows
+    provenance: Provenance
+    recognised: bool
 
 
-def _paired(
-    baseline: EvaluationRun, old: RunRows, candidate: EvaluationRun, metric: str | None, rows: str | None
-) -> PairedRuns:
-    new = read_rows_of(candidate)
-    trained = (is_trained(baseline), is_trained(candidate))
-    pairs, left_out = pair_rows(old, new, trained=trained)
-    pairs = pairs.without_figures(unlike_metrics(baseline, candidate))
-    chosen = _chosen_rows(pairs, rows, any(trained))
+def _side(run: EvaluationRun, links: RowLinks) -> Side:
+    provenance = provenance_of(run)
+    rows, recognised = marked(run, read_rows_of(run), provenance, links)
+    return Side(run, rows, provenance, recognised)
+
+
+def _paired(baseline: Side, candidate: Side, links: RowLinks, metric: str | None, rows: str | None) -> PairedRuns:
+    old, new = baseline.rows, candidate.rows
+    provenances = (baseline.provenance, candidate.provenance)
+    pairs, left_out = pair_rows(old, new)
+    pairs = pairs.without_figures(unlike_metrics(baseline.run, candidate.run))
+    chosen = _chosen_rows(pairs, rows, any(one.trained for one in provenances))
     return PairedRuns(
-        baseline=baseline,
-        candidate=candidate,
+        baseline=baseline.run,
+        candidate=candidate.run,
         pairs=pairs,
         left_out=left_out,
         rows=chosen,
         judged=pairs.part(chosen),
         metric=_chosen_metric(pairs, metric),
         num_reused=(old.num_reused, new.num_reused),
+        provenances=provenances,
+        recognised=baseline.recognised or candidate.recognised,
+        links=links,
     )
 
 

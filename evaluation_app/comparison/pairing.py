@@ -89,8 +89,8 @@ class Pairs:
         )
 
 
-def pair_rows(baseline: RunRows, candidate: RunRows, *, trained: tuple[bool, bool]) -> tuple[Pairs, LeftOut]:
-    """The rows of both, and why others are left out; `trained` says which of the two was trained at all."""
+def pair_rows(baseline: RunRows, candidate: RunRows) -> tuple[Pairs, LeftOut]:
+    """The rows of both, and why others are left out."""
     import numpy as np
 
     index, at_old, at_new = np.intersect1d(baseline.index, candidate.index, assume_unique=True, return_indices=True)
@@ -102,7 +102,7 @@ def pair_rows(baseline: RunRows, candidate: RunRows, *, trained: tuple[bool, boo
         index=index,
         baseline_right=right[0][0] > 0,
         candidate_right=right[1][0] > 0,
-        seen=_seen(baseline.seen[at_old], candidate.seen[at_new], trained),
+        seen=either_saw(baseline.seen[at_old], candidate.seen[at_new]),
         figures=figures,
         predicted=_labels(baseline.predicted, candidate.predicted, at_old, at_new),
         true=baseline.true[at_old] if baseline.true is not None and by_label else None,
@@ -119,15 +119,12 @@ def _labels(old: Labels | None, new: Labels | None, at_old: Labels, at_new: Labe
     return None if old is None or new is None else (old[at_old], new[at_new])
 
 
-def _seen(old: Labels, new: Labels, trained: tuple[bool, bool]) -> Labels:
-    """Seen when either trained model saw the row; unknown when one of them may have; a base model saw nothing."""
+def either_saw(old: Labels, new: Labels) -> Labels:
+    """Seen when either model saw the row in training; unknown when one of them may have."""
     import numpy as np
 
-    flags = np.array(
-        [side if fine_tuned else np.zeros_like(side) for side, fine_tuned in zip((old, new), trained, strict=True)]
-    )
-    unknown = (flags == UNKNOWN).any(axis=0)
-    seen: Labels = np.where((flags == 1).any(axis=0), 1, np.where(unknown, UNKNOWN, 0))
+    unknown = (old == UNKNOWN) | (new == UNKNOWN)
+    seen: Labels = np.where((old == 1) | (new == 1), 1, np.where(unknown, UNKNOWN, 0))
     return seen
 
 

@@ -10,7 +10,6 @@ from evaluation_app.comparison.doubts import doubts_about
 from evaluation_app.comparison.figures import class_figures, higher_is_better, paired_figures
 from evaluation_app.comparison.judged import PairedRuns, pair_runs
 from evaluation_app.comparison.pairing import ALL, SEEN, UNSEEN, Pairs
-from evaluation_app.comparison.units import RowLinks, read_links
 from evaluation_app.comparison.verdict import Evidence, Names, sentence, weigh
 from evaluation_app.models import EvaluationRun
 from ftproject.engine.statistics.bootstrap import Interval, bootstrap_differences
@@ -39,7 +38,6 @@ class Comparison:
     evidence: Evidence
     differences: dict[str, Interval | None]
     options: CompareOptions
-    links: RowLinks
 
     @property
     def interval(self) -> Interval | None:
@@ -55,21 +53,19 @@ class Comparison:
 def compare_runs(baseline_run_id: int, candidate_run_ids: Sequence[int], options: CompareOptions) -> list[Comparison]:
     """Every candidate against one baseline; with several, p values are adjusted by Holm's method."""
     paired = pair_runs(baseline_run_id, candidate_run_ids, metric=options.metric, rows=options.rows)
-    baseline = paired[0].baseline
-    links = read_links(dataset=baseline.dataset, mapping=baseline.mapping)
-    found = [compare_pair(one, links, options) for one in paired]
+    found = [compare_pair(one, options) for one in paired]
     if len(found) == 1:
         return found
     adjusted = holm_adjusted([one.evidence.p_value for one in found])
     return [
-        Comparison(one.paired, one.evidence.adjusted(p), one.differences, options, links)
+        Comparison(one.paired, one.evidence.adjusted(p), one.differences, options)
         for one, p in zip(found, adjusted, strict=True)
     ]
 
 
-def compare_pair(paired: PairedRuns, links: RowLinks, options: CompareOptions) -> Comparison:
+def compare_pair(paired: PairedRuns, options: CompareOptions) -> Comparison:
     judged, metric = paired.judged, paired.metric
-    units = links.units_of(judged.index)
+    units = paired.links.units_of(judged.index)
     evidence = weigh(
         judged,
         units,
@@ -85,7 +81,7 @@ def compare_pair(paired: PairedRuns, links: RowLinks, options: CompareOptions) -
         resamples=options.num_resamples,
         seed=options.seed,
     )
-    return Comparison(paired, evidence, differences, options, links)
+    return Comparison(paired, evidence, differences, options)
 
 
 def report_of(comparison: Comparison) -> Report:
@@ -118,7 +114,7 @@ def report_of(comparison: Comparison) -> Report:
         "seed": comparison.options.seed,
         "parts": {name: part_facts(paired.pairs, name) for name in (ALL, SEEN, UNSEEN)},
         "not_compared": asdict(paired.left_out),
-        "warnings": doubts_about(paired, evidence, comparison.links),
+        "warnings": doubts_about(paired, evidence),
     }
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from array import array
-from collections.abc import Collection
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -39,12 +39,20 @@ class RowLinks:
         kept = _telling(rows, things)
         return _connected(index.size, rows[kept], things[kept])
 
-    def shared_with(self, index: Labels, others: Collection[int]) -> Mask:
-        """Which of these rows share something with one of the other rows."""
+    def things_of(self, rows: Sequence[int]) -> Labels:
+        """What these rows show or ask."""
         import numpy as np
 
-        theirs = self.things[np.isin(self.rows, np.fromiter(others, dtype=np.int64))]
-        touched = self.rows[np.isin(self.things, theirs)]
+        found: Labels = self.things[np.isin(self.rows, np.array(rows, dtype=np.int64))]
+        return found
+
+    def sharing(self, index: Labels, things: Labels) -> Mask:
+        """Which of these rows have one of the things; a reference picture of most rows does not count."""
+        import numpy as np
+
+        _, numbers = np.unique(self.things, return_inverse=True)
+        kept = _telling(self.rows, numbers)
+        touched = self.rows[kept & np.isin(self.things, things)]
         shared: Mask = np.isin(index, touched)
         return shared
 

@@ -10,7 +10,7 @@ from datasets_app.models import Dataset
 from datasets_app.services import mapping_set
 from evaluation_app.models import EvaluationRun
 from tests.evaluation_app.comparison.conftest import SKIP, MakeRun, answers_right_in, codes_of
-from training_app.models import Adapter
+from training_app.models import Adapter, AdapterMerge
 
 pytestmark = pytest.mark.django_db
 Compare = Callable[..., dict[str, Any]]
@@ -250,9 +250,11 @@ def test_a_row_that_either_adapter_saw_is_seen(
 def test_an_adapter_whose_training_rows_nobody_knows_is_compared_with_a_warning(
     numbers: Any, make_run: MakeRun, make_adapter: Callable[..., Adapter], compare: Compare
 ) -> None:
-    dataset, other = numbers(8), numbers(5, name="other.csv")
-    foreign = make_adapter(other, trained=range(5), heldout=[])
-    answer = compare(make_run(dataset, ["x"] * 8), make_run(dataset, answers_right_in(range(8), 8), adapter=foreign))
+    dataset = numbers(8)
+    imported = make_adapter(dataset, trained=range(5), heldout=[])
+    Adapter.objects.update(run=None)
+    imported.refresh_from_db()
+    answer = compare(make_run(dataset, ["x"] * 8), make_run(dataset, answers_right_in(range(8), 8), adapter=imported))
     assert (answer["rows"], answer["pairs"][0]["seen_in_training"]) == ("all", None)
     assert "split_unknown" in codes_of(answer)
 
@@ -536,3 +538,87 @@ def test_a_candidate_named_twice_is_refused(api: APIClient, numbers: Any, make_r
     base, other = (make_run(dataset, ["x"] * 3) for _ in range(2))
     body = {"baseline_run_id": base.pk, "candidate_run_ids": [other.pk, other.pk]}
     assert refused(api, **body)[1]["code"] == "same_run"
+
+
+# What training saw in another dataset, or under another name
+
+
+def test_rows_that_training_saw_in_an_earlier_upload_are_recognised_by_content(
+    make_dataset: Callable[..., Dataset], make_run: MakeRun, make_adapter: Callable[..., Adapter], compare: Compare
+) -> None:
+    """The user trains on eight rows, appends twenty, uploads again: the eight are no proof."""
+    rows = [(f"What is {n}?", f"{n}", f"https://example.com/{n}.png") for n in range(28)]
+    earlier = make_dataset(rows[:8], image_url_columns=["note"])
+    adapter = make_adapter(earlier, trained=range(8), heldout=[])
+    dataset = make_dataset(rows, name="longer.csv", image_url_columns=["note"])
+    base = make_run(dataset, ["x"] * 28)
+    learned = make_run(dataset, answers_right_in(range(10), 28), adapter=adapter)
+    answer = compare(base, learned)
+    assert (answer["rows"], answer["num_rows"], answer["verdict"]) == ("unseen", 20, "cannot_tell")
+    assert answer["parts"]["seen"]["fixed"] == 8
+    assert "split_by_content" in codes_of(answer)
+    assert compare(base, learned, rows="all")["verdict"] == "cannot_tell"
+
+
+def test_text_rows_are_recognised_by_their_prompt(
+    numbers: Any, make_run: MakeRun, make_adapter: Callable[..., Adapter], compare: Compare
+) -> None:
+    earlier, dataset = numbers(4), numbers(10, name="longer.csv")
+    adapter = make_adapter(earlier, trained=[0, 1], heldout=[2, 3])
+    answer = compare(make_run(dataset, ["x"] * 10), make_run(dataset, ["x"] * 10, adapter=adapter))
+    assert [pair["index"] for pair in answer["pairs"]] == list(range(2, 10))
+
+
+def test_a_reference_picture_of_all_rows_makes_none_of_them_seen(
+    make_dataset: Callable[..., Dataset], make_run: MakeRun, make_adapter: Callable[..., Adapter], compare: Compare
+) -> None:
+    rows = [(f"{n}?", f"{n}", f"https://example.com/reference.png|https://example.com/{n}.png") for n in range(12)]
+    options = {"image_url_columns": ["note"], "image_separator": "|"}
+    earlier = make_dataset(rows[:4], **options)
+    dataset = make_dataset(rows, name="longer.csv", **options)
+    adapter = make_adapter(earlier, trained=range(4), heldout=[])
+    answer = compare(make_run(dataset, ["x"] * 12), make_run(dataset, ["x"] * 12, adapter=adapter))
+    assert (answer["num_rows"], answer["num_units"]) == (8, 8)
+
+
+def test_a_merged_model_saw_what_its_adapter_saw(
+    numbers: Any, make_run: MakeRun, make_adapter: Callable[..., Adapter], compare: Compare
+) -> None:
+    dataset = numbers(10)
+    adapter = make_adapter(dataset, trained=range(6), heldout=range(6, 10))
+    AdapterMerge.objects.create(
+        adapter=adapter,
+        adapter_name=adapter.name,
+        base_model_name="tiny-qwen3-vl",
+        model_name="mine",
+        status="completed",
+    )
+    merged = make_run(dataset, answers_right_in(range(10), 10), model_name="mine")
+    answer = compare(make_run(dataset, ["x"] * 10), merged)
+    assert (answer["rows"], answer["num_rows"]) == ("unseen", 4)
+    AdapterMerge.objects.update(adapter=None)
+    assert "split_unknown" in codes_of(compare(make_run(dataset, ["x"] * 10), merged))
+
+
+def test_an_adapter_on_a_merged_model_saw_the_rows_of_both_trainings(
+    numbers: Any, make_run: MakeRun, make_adapter: Callable[..., Adapter], compare: Compare
+) -> None:
+    dataset = numbers(10)
+    first = make_adapter(dataset, name="first", trained=[0, 1, 2], heldout=range(3, 10))
+    second = make_adapter(dataset, name="second", trained=[2, 3], heldout=range(4, 10), base_model_name="mine")
+    facts = {"adapter_name": "first", "base_model_name": "tiny-qwen3-vl", "model_name": "mine", "status": "completed"}
+    AdapterMerge.objects.create(adapter=first, **facts)
+    learned = make_run(dataset, ["x"] * 10, adapter=second, model_name="mine")
+    answer = compare(make_run(dataset, ["x"] * 10), learned)
+    assert [pair["index"] for pair in answer["pairs"]] == list(range(4, 10))
+
+
+def test_when_the_table_of_training_is_gone_the_split_is_unknown(
+    numbers: Any, make_run: MakeRun, make_adapter: Callable[..., Adapter], compare: Compare
+) -> None:
+    earlier, dataset = numbers(4), numbers(10, name="longer.csv")
+    adapter = make_adapter(earlier, trained=[0, 1], heldout=[2, 3])
+    earlier.table_path.unlink()
+    answer = compare(make_run(dataset, ["x"] * 10), make_run(dataset, ["x"] * 10, adapter=adapter))
+    assert answer["rows"] == "all"
+    assert "split_unknown" in codes_of(answer)
