@@ -13,12 +13,14 @@ from ftproject.engine.adapters import finite
 from ftproject.engine.backends.base import EngineError
 from ftproject.engine.merging import MergeResult, merge_adapter
 from training_app.adapter_services import RunLostError
+from training_app.disk import says_disk_full
 from training_app.merge_services import base_path
 from training_app.models import AdapterMerge
 from training_app.persistence import persistently
 
 TELL_SECONDS = 1.0
 STOPPED = "merge_stopped"
+DISK_FULL = "The disk is full: nothing of the merge was kept."
 
 
 class MergeFailedError(ProductError):
@@ -38,6 +40,10 @@ def execute_merge(job: AdapterMerge, should_stop: Callable[[], bool]) -> None:
         if exc.code == STOPPED and is_draining() and requeue_job(job, message="Interrupted by a shutdown"):
             return
         raise MergeFailedError(f"{exc.message[:1].upper()}{exc.message[1:]}.", code=exc.code) from exc
+    except Exception as exc:
+        if says_disk_full(exc):
+            raise MergeFailedError(DISK_FULL, code="disk_full", hint="Free space, then merge again.") from exc
+        raise
     finish(job, result)
 
 

@@ -8,6 +8,7 @@ from rest_framework.request import Request
 from ftproject.core.errors import InvalidInputError, Problem
 from ftproject.core.pagination import PageSerializer
 from ftproject.core.serializers import StrictIntegerField
+from ftproject.engine.adapters import read_adapter_info
 from ftproject.engine.configs import to_dict
 from training_app.configuration import LARGEST_ID
 from training_app.models import Adapter, TrainingMetric, TrainingRun
@@ -84,6 +85,17 @@ class AdapterDetailSerializer(AdapterSerializer):
     class Meta(AdapterSerializer.Meta):
         fields = [*AdapterSerializer.Meta.fields, "sha256"]
         read_only_fields = fields
+
+
+class AdapterPageSerializer(AdapterDetailSerializer):
+    provenance = serializers.SerializerMethodField(help_text="What provenance.json says of how it was made.")
+
+    class Meta(AdapterDetailSerializer.Meta):
+        fields = [*AdapterDetailSerializer.Meta.fields, "provenance"]
+        read_only_fields = fields
+
+    def get_provenance(self, adapter: Adapter) -> dict[str, Any]:
+        return read_adapter_info(adapter.path).provenance
 
 
 class AdapterListSerializer(serializers.Serializer[Any]):

@@ -12,6 +12,7 @@ from ftproject.core.errors import ConflictError, NotFoundError
 from ftproject.engine.backends.base import RowError
 from ftproject.engine.configs import ConfigError, EffectiveConfig
 from ftproject.engine.fields import field_schema, read_section, setting
+from ftproject.engine.splits import decode_ranges
 from ftproject.engine.token_counts import TokenCounter, TokenCountError, load_token_counter
 from ftproject.engine.token_preview import TokenPreview, preview_row
 from training_app.configuration import (
@@ -22,6 +23,7 @@ from training_app.configuration import (
     read_training_config,
     refusal,
 )
+from training_app.models import TrainingRun
 from training_app.preflight import plan_config
 from training_app.selectors import get_run
 
@@ -48,6 +50,7 @@ class PreviewedTraining:
     dataset: Dataset
     mapping: ColumnMapping
     effective: EffectiveConfig
+    run: TrainingRun | None = None
 
 
 def planned_preview(body: Mapping[str, Any]) -> tuple[PreviewOptions, PreviewedTraining]:
@@ -63,7 +66,8 @@ def planned_preview(body: Mapping[str, Any]) -> tuple[PreviewOptions, PreviewedT
 def preview_of_run(*, run_id: int) -> PreviewedTraining:
     """What a run of the past trained on."""
     run = get_run(run_id=run_id)
-    return PreviewedTraining(run.dataset, run.mapping, plan_config(read_training_config(run.config)).effective)
+    effective = plan_config(read_training_config(run.config)).effective
+    return PreviewedTraining(run.dataset, run.mapping, effective, run)
 
 
 def preview_of_defaults(*, dataset_id: int | None) -> PreviewedTraining:
@@ -88,9 +92,18 @@ def preview_tokens(*, training: PreviewedTraining, options: PreviewOptions) -> d
         "pixel_rule": asdict(counter.vision.pixels),
         "skipped": reason is not None,
         "skipped_reason": reason,
+        "split": side_of(training.run, options.row),
         "warnings": warnings,
     }
     return facts | (described(preview, limit, options) if preview else nothing_to_show())
+
+
+def side_of(run: TrainingRun | None, row: int) -> str | None:
+    """What the run did with the row; null where no run is asked about, or it left the row out."""
+    if run is None:
+        return None
+    sides = {"trained": run.trained_rows, "heldout": run.heldout_rows}
+    return next((name for name, rows in sides.items() if row in decode_ranges(rows)), None)
 
 
 def require_row(dataset: Dataset, row: int) -> None:

@@ -77,6 +77,9 @@ class TokenPreviewSerializer(serializers.Serializer[Any]):
     pixel_rule = PixelRuleSerializer()
     skipped = serializers.BooleanField(help_text="Training would leave this row out.")
     skipped_reason = serializers.CharField(allow_null=True)
+    split = serializers.ChoiceField(
+        ["trained", "heldout"], allow_null=True, help_text="With run_id: the side of the split that the row was on."
+    )
     warnings = serializers.ListField(child=serializers.CharField())
     counts = TokenCountsSerializer(allow_null=True, help_text="Null where the row cannot become tokens.")
     fits = serializers.BooleanField(allow_null=True, help_text="Not longer than max_seq_length.")

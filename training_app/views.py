@@ -143,11 +143,11 @@ class AdapterViewSet(ApiViewSet):
     @extend_schema(
         operation_id="training_adapters_retrieve",
         tags=["adapters"],
-        responses=serializers.AdapterDetailSerializer,
+        responses=serializers.AdapterPageSerializer,
     )
     def retrieve(self, request: Request, name: str) -> Response:
-        """One adapter."""
-        return Response(serializers.AdapterDetailSerializer(selectors.find_adapter(reference=name)).data)
+        """One adapter, with how it was made."""
+        return Response(serializers.AdapterPageSerializer(selectors.find_adapter(reference=name)).data)
 
     @extend_schema(operation_id="training_adapters_delete", tags=["adapters"], responses={200: DeletedSerializer})
     def destroy(self, request: Request, name: str) -> Response:

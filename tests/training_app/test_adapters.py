@@ -70,6 +70,7 @@ def test_two_adapters_of_one_second_get_different_names(api: Api, dataset: Datas
 def test_one_adapter_is_shown_with_its_hash(api: Api, adapter: Adapter) -> None:
     body = api.get(f"{URL}/{adapter.name}").json()
     assert body["sha256"] == adapter_services.file_sha256(adapter.path / "adapter_model.safetensors")
+    assert body["provenance"]["run_id"] == adapter.run_id
 
 
 # Naming an adapter

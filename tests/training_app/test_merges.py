@@ -15,7 +15,7 @@ from ftproject.core import waiting
 from ftproject.core.errors import ConflictError
 from ftproject.core.jobs import claim_job
 from ftproject.core.models import Event
-from ftproject.core.storage import data_path, models_dir
+from ftproject.core.storage import data_path, models_dir, sweep_partials
 from tests.training_app.lora_folders import MODULES, lora_tensors, registered_adapter
 from tests.training_app.test_train_command import OtherProcess
 from tests.training_app.world import After, Api, SameProcessExecutor, load_dataset, trained_run, work_queue
@@ -161,6 +161,28 @@ def test_a_merge_whose_row_was_ended_elsewhere_takes_its_model_away(
     start(api, adapter)
     work_queue()
     assert only_merge().error == "The process is gone."
+    assert leftovers() == []
+
+
+def test_a_disk_that_fills_up_while_merging_is_named(
+    api: Api, adapter: Adapter, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: Any, **__: Any) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("training_app.merge_runner.merge_adapter", full)
+    start(api, adapter)
+    work_queue()
+    assert only_merge().error == "The disk is full: nothing of the merge was kept. Free space, then merge again."
+
+
+def test_what_a_killed_merge_leaves_is_swept_and_in_nobodys_way(api: Api, adapter: Adapter) -> None:
+    (models_dir() / ".partial-drawn-merged-0123").mkdir()
+    start(api, adapter)
+    AdapterMerge.objects.update(status="working", supervisor="gone")
+    AdapterMerge.objects.update(status="error", error="The process ended without a word.")
+    assert start(api, adapter)["model_name"] == "drawn-merged"
+    sweep_partials(older_than=-1)
     assert leftovers() == []
 
 

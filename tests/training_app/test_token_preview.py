@@ -85,6 +85,13 @@ def test_a_run_of_the_past_shows_the_row_as_it_saw_it(api: Api, dataset: Dataset
     assert body["pixel_rule"]["max_pixels"] == 1024
 
 
+def test_a_run_tells_which_side_of_the_split_the_row_was_on(api: Api, dataset: Dataset) -> None:
+    run = trained_run(api, holdout_fraction=0.5)
+    sides = [shown(api, row=row, run_id=run.pk)["split"] for row in range(12)]
+    assert (sides.count("trained"), sides.count("heldout")) == (run.num_train_rows, run.num_heldout_rows)
+    assert shown(api, row=0)["split"] is None
+
+
 def test_tokens_come_in_pages(api: Api, dataset: Dataset) -> None:
     whole = shown(api)
     pages = [shown(api, offset=at, limit=7)["tokens"] for at in range(0, whole["num_entries"], 7)]
