@@ -45,10 +45,12 @@ METRICS = {
 class DemoReport:
     base: dict[str, Any] = field(default_factory=dict)
     finetuned: dict[str, Any] = field(default_factory=dict)
+    verdict: dict[str, Any] = field(default_factory=dict)
     comparison: dict[str, Any] = field(default_factory=dict)
     question: dict[str, str] = field(default_factory=dict)
     adapter_path: str = ""
     results_csv: Path = Path()
+    page: Path = Path()
     seconds: dict[str, float] = field(default_factory=dict)
 
 
@@ -62,8 +64,8 @@ class Demo:
         with progress_bars(self.console) as bars:
             dataset = self.load_data()
             adapter = self.timed("train", self.train, bars, training)
-            self.report.base = self.timed("evaluate base", self.evaluate, bars, None, adapter)
-            self.report.finetuned = self.timed("evaluate fine-tuned", self.evaluate, bars, adapter, adapter)
+            self.timed("evaluate both", self.evaluate, bars, adapter)
+            self.timed("verdict", self.judge)
             self.export()
             self.timed("compare one prompt", self.compare, adapter, dataset)
         self.report.seconds["whole job"] = time.monotonic() - started
@@ -98,9 +100,17 @@ class Demo:
         self.report.adapter_path = ended["adapter_path"]
         return str(ended["adapter_path"])
 
-    def evaluate(self, bars: Progress, adapter: str | None, split: str) -> dict[str, Any]:
-        body = {"adapter_path": adapter, "split_adapter": split, "rows": "heldout"}
-        run = self.api.post("/api/evaluation/run", body)
+    def evaluate(self, bars: Progress, adapter: str) -> None:
+        """Base and fine-tuned on the held-out rows; queued together, they share one process and one loaded base."""
+        runs = [self.start_evaluation(reference, adapter) for reference in (None, adapter)]
+        self.report.base, self.report.finetuned = (self.wait_for_evaluation(bars, run) for run in runs)
+
+    def start_evaluation(self, adapter: str | None, split: str) -> dict[str, Any]:
+        return self.api.post(
+            "/api/evaluation/run", {"adapter_path": adapter, "split_adapter": split, "rows": "heldout"}
+        )
+
+    def wait_for_evaluation(self, bars: Progress, run: dict[str, Any]) -> dict[str, Any]:
         name = f"evaluate {run['model_type']}"
         bar = bars.add_task(f"{name}: waiting", total=None)
 
@@ -109,6 +119,14 @@ class Demo:
             bars.update(bar, description=description, total=status["total"], completed=status["current"] or 0)
 
         return self.api.wait_for_run(f"/api/evaluation/runs/{run['run_id']}", show)
+
+    def judge(self) -> None:
+        """Is the difference more than luck? And the page that shows it row by row."""
+        runs = {"baseline_run_id": self.report.base["id"], "candidate_run_id": self.report.finetuned["id"]}
+        self.report.verdict = self.api.post("/api/evaluation/compare", {**runs, "page_size": 1})
+        self.output_dir.mkdir(parents=True, exist_ok=True)
+        target = self.output_dir / "demo_comparison.html"
+        self.report.page = self.api.download("/api/evaluation/compare/export", target, **runs, format="html")
 
     def export(self) -> None:
         self.output_dir.mkdir(parents=True, exist_ok=True)
@@ -152,6 +170,7 @@ def print_report(report: DemoReport, console: Console) -> None:
     for title, name in METRICS.items():
         table.add_row(title, percent(report.base[name]), percent(report.finetuned[name]))
     console.print(table)
+    console.print(report.verdict["sentence"])
     asked, told = report.question, report.comparison
     console.print(
         f"Row {asked['row']}: {asked['prompt']}  truth {asked['answer']!r}, "
@@ -160,6 +179,7 @@ def print_report(report: DemoReport, console: Console) -> None:
     console.print("Seconds: " + ", ".join(f"{name} {seconds:.0f}" for name, seconds in report.seconds.items()))
     console.print(f"Adapter: {report.adapter_path}", soft_wrap=True)
     console.print(f"Results: {report.results_csv}", soft_wrap=True)
+    console.print(f"Row by row: {report.page}", soft_wrap=True)
 
 
 def percent(value: float | None) -> str:

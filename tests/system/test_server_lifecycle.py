@@ -104,11 +104,13 @@ def test_the_table_counts_evaluated_rows_only(capsys: pytest.CaptureFixture[str]
     run = {**scores, "num_samples": 100, "num_skipped": 5}
     answers = {"base_output": "a white diamond", "finetuned_output": "7"}
     question = {"row": "3", "prompt": "Which?", "answer": "7"}
-    report = DemoReport(base=run, finetuned=run, comparison=answers, question=question, adapter_path="/a")
+    verdict = {"sentence": "Cannot tell: 3 rows were fixed and 2 broken."}
+    report = DemoReport(run, run, verdict=verdict, comparison=answers, question=question, adapter_path="/a")
     print_report(report, Console(width=200))
     printed = capsys.readouterr().out
     assert "95 held-out rows" in printed
     assert "50.0 %" in printed
+    assert "Cannot tell" in printed
 
 
 @pytest.fixture
