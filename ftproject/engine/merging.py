@@ -147,17 +147,12 @@ def merge_adapter(
     """
     started = time.monotonic()
     require_free_model_name(target)
-    base = local_model_folder(base_path, download=True)
-    if base is None:
-        raise MergeError("base_not_local", f"the weights of {base_path} cannot be had")
-    parts = _open(adapter, base)
+    parts = _open(adapter, _fetched_base(base_path))
     target.parent.mkdir(parents=True, exist_ok=True)
     _require_disk(target.parent, parts.plan.needed_bytes)
     progress = _Progress(len(merged_bytes(parts.source.entries)) + CHECK_STEPS, on_progress, should_stop)
     progress.begin("answering with base and adapter, to compare with")
-    probe = MergeProbe(parts.base, parts.adapter)
-    if not probe.effect:
-        raise MergeError("adapter_not_effective", f"{adapter.name} does not change the base's answers")
+    probe = _effective_probe(parts)
     with new_folder(target) as folder:
         shards = write_merged_weights(
             parts.source, folder, shard_bytes=shard_bytes, on_tensor=lambda name: progress.begin(f"merging {name}")
@@ -181,6 +176,20 @@ def merge_adapter(
         warnings=warnings,
         duration_seconds=time.monotonic() - started,
     )
+
+
+def _fetched_base(base_path: str) -> Path:
+    base = local_model_folder(base_path, download=True)
+    if base is None:
+        raise MergeError("base_not_local", f"the weights of {base_path} cannot be had")
+    return base
+
+
+def _effective_probe(parts: _Parts) -> MergeProbe:
+    probe = MergeProbe(parts.base, parts.adapter)
+    if not probe.effect:
+        raise MergeError("adapter_not_effective", f"{parts.adapter.name} does not change the base's answers")
+    return probe
 
 
 def require_free_model_name(target: Path) -> None:
