@@ -70,18 +70,21 @@ class Trial:
 
     def __init__(self, mortal: Mortal, chance: Random, recipe: dict[str, Any] = RECIPE) -> None:
         self.mortal, self.chance, self.recipe = mortal, chance, recipe
-        self.straight, self.life = "", 0.0
+        self.straight, self.life, self.trained_seconds = "", 0.0, 0.0
 
     def prepare(self) -> None:
         """Loads a few digits and trains the straight run, undisturbed."""
         table = few_digits(self.mortal.data_dir / "rows.csv")
         self.mortal.api.upload(table)
         self.mortal.api.post("/api/datasets/mapping", MAPPING)
-        began = time.monotonic()
-        run = self.mortal.wait_until_ended(self.start())
+        began, run_id = time.monotonic(), self.start()
+        self.mortal.wait_until_ended(run_id, step=1)
+        first_step = time.monotonic()
+        run = self.mortal.wait_until_ended(run_id)
         if run["status"] != "completed":
             raise SurvivalError(f"the straight run failed: {run['error']}")
-        self.straight, self.life = weights_digest(run), time.monotonic() - began
+        self.straight = weights_digest(run)
+        self.life, self.trained_seconds = time.monotonic() - began, time.monotonic() - first_step
 
     def start(self) -> int:
         return int(self.mortal.api.post("/api/training/start", self.recipe)["run_id"])
@@ -89,10 +92,19 @@ class Trial:
     def kill_at_random(self, kind: str, moments: int) -> Tally:
         tally, run_id = Tally(), self.start()
         while tally.kills < moments:
-            time.sleep(self.chance.uniform(0.0, 0.75 * self.life))
+            self.wait_a_while(run_id)
             run_id = self.kill_once(kind, run_id, tally)
         self.conclude(run_id, tally)
         return tally
+
+    def wait_a_while(self, run_id: int) -> None:
+        """Every third moment lies anywhere in a run's life, the others behind its first step: there is more to lose."""
+        if self.chance.random() < 1 / 3:
+            time.sleep(self.chance.uniform(0.0, self.life))
+            return
+        step = self.mortal.look(run_id)["current_step"]
+        self.mortal.wait_until_ended(run_id, step=step + 1)
+        time.sleep(self.chance.uniform(0.0, self.trained_seconds))
 
     def kill_once(self, kind: str, run_id: int, tally: Tally) -> int:
         """One kill; the run to go on with."""

@@ -120,12 +120,15 @@ class Mortal:
                     raise SurvivalError(f"no answer for {SETTLE_SECONDS:.0f} s") from error
                 time.sleep(0.1)
 
-    def wait_until_ended(self, run_id: int, seconds: float = 600) -> dict[str, Any]:
+    def wait_until_ended(self, run_id: int, *, step: int | None = None, seconds: float = 600) -> dict[str, Any]:
+        """The run when it has ended, or reached `step` if one is given."""
         deadline = time.monotonic() + seconds
         while (run := self.look(run_id))["status"] not in ENDED:
+            if step is not None and run["status"] not in WAITING_OR_ENDED and run["current_step"] >= step:
+                break
             if time.monotonic() > deadline:
                 raise SurvivalError(f"run {run_id} is {run['status']} after {seconds:.0f} s")
-            time.sleep(0.2)
+            time.sleep(0.1)
         return run
 
     def settled(self, run_id: int, alive: Collection[psutil.Process]) -> tuple[dict[str, Any], float]:

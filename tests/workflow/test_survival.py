@@ -1,7 +1,6 @@
 """A run that is killed, stopped and shut down again and again ends with the adapter of the run that was left alone."""
 
 import signal
-import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -27,13 +26,9 @@ def seen(made: Trial) -> Iterator[Sightings]:
         yield seen
 
 
-def wait_for_step(made: Trial, run_id: int, step: int) -> dict[str, Any]:
-    deadline = time.monotonic() + 120
-    while (run := made.mortal.look(run_id))["current_step"] < step or run["status"] == "queued":
-        assert run["status"] not in {"completed", "error"}, run
-        assert time.monotonic() < deadline, run
-        time.sleep(0.05)
-    return run
+def wait_for_step(made: Trial, run_id: int, step: int) -> None:
+    run = made.mortal.wait_until_ended(run_id, step=step, seconds=180)
+    assert run["status"] not in {"completed", "error"}, run
 
 
 def killed(made: Trial, run_id: int, kind: str, step: int) -> int:
