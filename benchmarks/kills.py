@@ -22,8 +22,7 @@ from ftproject.engine.configs import TINY_MODEL_PATH
 from ftproject.system.client import ApiError
 from ftproject.system.demo import DEMO_DIR, MAPPING
 
-# A cluster is five processes and the one that supervises the run is one of them: it gets moments of its own.
-KINDS = ("run", "supervisor", "queue", "web", "all")
+KINDS = ("run", "queue", "web", "all")
 MOMENTS = int(os.environ.get("KILLS", "20"))
 SEED = int(os.environ.get("KILLS_SEED", "20261122"))
 ROWS = 48

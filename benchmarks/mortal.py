@@ -88,13 +88,18 @@ class Mortal:
         return [process for process in self.family() if "ftproject.worker" in words_of(process)]
 
     def targets(self, kind: str, chance: Random) -> list[psutil.Process]:
-        """What is killed: the run process, what started it, any process of the queue, the web process, or all."""
+        """What is killed: the run process, a process of the queue, the web process, or all.
+
+        A cluster is five processes; every other time it is the one that supervises the run.
+        """
         family = self.family()
         if kind == "all":
             return chance.sample(family, len(family))
+        if kind == "queue":
+            kind = chance.choice(["supervisor", "cluster"])
         if kind == "supervisor":
             return [parent for process in self.run_processes() if (parent := process.parent()) is not None]
-        name = {"run": "ftproject.worker", "queue": "qcluster", "web": "uvicorn"}[kind]
+        name = {"run": "ftproject.worker", "cluster": "qcluster", "web": "uvicorn"}[kind]
         found = [process for process in family if name in words_of(process)]
         return [chance.choice(found)] if found else []
 
