@@ -13,6 +13,7 @@ BENCHMARKS = [
     "preflight",
     "training",
     "kills",
+    "evaluation",
     "evaluation_export",
     "scoring",
     "inference",

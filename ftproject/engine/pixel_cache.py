@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,6 +14,9 @@ from ftproject.engine.images import ImageError, open_image
 
 PIXEL_CACHE_BYTES = 256 * 1024 * 1024
 LEVELS = 256
+# Images that are decoded at once; a photograph of 12 million pixels goes alone.
+IMAGES_A_CALL = 32
+AREA_A_CALL = 4_000_000
 
 
 @dataclass(frozen=True)
@@ -58,10 +61,12 @@ class GreyLevels:
 
         still = pixels.view(len(pixels), len(self._mean), self._repeats, -1)[:, :, :1]
         levels = (still * self._scale + self._shift).round_().clamp_(0, LEVELS - 1).to(torch.uint8)
-        for table in (self._table, self._learnt(still, levels)):
-            if torch.equal(self._looked_up(levels, table), pixels):
-                self._table = table
-                return levels
+        if torch.equal(self._looked_up(levels, self._table), pixels):
+            return levels
+        table = self._learnt(still, levels)
+        if torch.equal(self._looked_up(levels, table), pixels):
+            self._table = table
+            return levels
         return None
 
     def _learnt(self, still: Any, levels: Any) -> Any:
@@ -112,6 +117,8 @@ class PixelCache:
         """The pixels of several images one after the other, and their grids of shape (images, 3); raises RowError."""
         import torch
 
+        if len(paths) > 1:
+            self.prepare(paths)
         images = [self._entry(path) for path in paths]
         grids = torch.cat([image.grid for image in images])
         if all(image.packed for image in images):
@@ -119,15 +126,34 @@ class PixelCache:
         parts = [self._levels.unpack(image.pixels) if image.packed else image.pixels for image in images]
         return torch.cat(parts), grids
 
+    def prepare(self, paths: Sequence[Path]) -> None:
+        """Prepares images that are not here yet, several in a call: half of what a small image costs is the call.
+
+        One that cannot be prepared, and those beside it, are left to `batch`, which says why.
+        """
+        missing = [path for path in dict.fromkeys(paths) if path not in self]
+        for names, images in _opened(missing):
+            try:
+                features = self._image_processor(images=images, return_tensors="pt")
+            except ValueError:
+                continue
+            grids = features["image_grid_thw"]
+            parts = features["pixel_values"].split(grids.prod(dim=-1).tolist())
+            for path, pixels, grid in zip(names, parts, grids.split(1), strict=True):
+                self._keep(path, pixels, grid)
+
     def _entry(self, path: Path) -> PreparedImage:
         with self._lock:
             if path in self._entries:
                 self._entries.move_to_end(path)
                 return self._entries[path]
-        pixels, grid = self._prepare(path)
+        return self._keep(path, *self._prepare(path))
+
+    def _keep(self, path: Path, pixels: Any, grid: Any) -> PreparedImage:
         with self._lock:
             levels = self._levels.pack(pixels)
-            image = PreparedImage(pixels if levels is None else levels, grid)
+            # Cloned: a part of a larger tensor would keep all of that in memory.
+            image = PreparedImage(pixels.clone() if levels is None else levels, grid.clone())
             if path not in self._entries:
                 self._entries[path] = image
                 self._bytes += image.nbytes
@@ -142,3 +168,23 @@ class PixelCache:
         except ImageError as error:
             raise RowError(error.code, error.message) from error
         return features["pixel_values"], features["image_grid_thw"]
+
+
+def _opened(paths: Sequence[Path]) -> Iterator[tuple[list[Path], list[Any]]]:
+    """Decoded images by the handful, without those that cannot be opened."""
+    names: list[Path] = []
+    images: list[Any] = []
+    area = 0
+    for path in paths:
+        try:
+            image = open_image(path)
+        except ImageError:
+            continue
+        names.append(path)
+        images.append(image)
+        area += image.width * image.height
+        if len(images) >= IMAGES_A_CALL or area >= AREA_A_CALL:
+            yield names, images
+            names, images, area = [], [], 0
+    if images:
+        yield names, images

@@ -19,6 +19,7 @@ from ftproject.engine.configs import GenerationParams
 from ftproject.engine.conversations import ResolvedConversation
 from ftproject.engine.decoding import DecodedRow, DecodingRequest, decode_batch
 from ftproject.engine.encoding import EncodedRow, RowEncoder, build_batch
+from ftproject.engine.greedy import greedy_tokens, knows_this_transformers
 from ftproject.engine.label_scores import cut_after_end, log_probabilities_of_answers
 from ftproject.engine.pixel_cache import PixelCache
 from ftproject.engine.processors import PixelRule, apply_pixel_rule, pixel_rule_of
@@ -49,7 +50,9 @@ class ResidentModel:
     Switching adapters changes shared modules, so one lock is held around load, switch and generate.
     """
 
-    def __init__(self, model: Any, processor: Any, *, model_name: str, device: str) -> None:
+    def __init__(self, model: Any, processor: Any, *, model_name: str, device: str, own_loop: bool = False) -> None:
+        """`own_loop` decodes greedy batches by `greedy_tokens`; not for a model whose `generate` was replaced."""
+        self._own_loop = own_loop and knows_this_transformers()
         self.model_name = model_name
         self.device = device
         self.processor = processor
@@ -81,11 +84,7 @@ class ResidentModel:
     def preload(self, conversations: Sequence[ResolvedConversation], *, adapter: Path | None = None) -> None:
         """Decodes and resizes the images of coming rows; needs no lock, errors are left to generate."""
         with suppress(EngineError):
-            view = self._view_of(adapter)
-            for conversation in conversations:
-                for path in conversation.image_paths:
-                    with suppress(EngineError):
-                        view.pixels.get(path)
+            self._view_of(adapter).pixels.prepare([path for row in conversations for path in row.image_paths])
 
     def prompt_lengths(
         self, conversations: Sequence[ResolvedConversation], *, adapter: Path | None = None
@@ -208,6 +207,15 @@ class ResidentModel:
     ) -> list[list[int]]:
         import torch
 
+        if params.greedy and on_token is None and self._own_loop:
+            with torch.inference_mode():
+                return greedy_tokens(
+                    model,
+                    self._model,
+                    inputs,
+                    max_new_tokens=params.max_new_tokens,
+                    end_ids=self._end_ids(),
+                )
         with torch.inference_mode(), torch.random.fork_rng(enabled=params.seed is not None):
             if params.seed is not None:
                 torch.manual_seed(params.seed)

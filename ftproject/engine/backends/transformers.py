@@ -10,7 +10,7 @@ from ftproject.engine.batches import Collate, PositionIndex, RowCollator
 from ftproject.engine.configs import EffectiveConfig, LoraSettings, four_bit
 from ftproject.engine.conversations import ResolvedConversation
 from ftproject.engine.encoding import EncodedRow
-from ftproject.engine.models import load_base_model, lora_target_regex, torch_device
+from ftproject.engine.models import load_base_model, lora_target_regex, torch_device, training_dtype
 from ftproject.engine.processors import load_processor
 from ftproject.engine.resident import ResidentModel
 from ftproject.engine.training import TrainableModel, run_training
@@ -43,13 +43,19 @@ class TransformersBackend:
             load_processor(model_path, min_pixels=min_pixels, max_pixels=max_pixels),
             model_name=model_name,
             device=device,
+            own_loop=True,
         )
 
 
 def build_trainable(effective: EffectiveConfig) -> TrainableModel:
     """The base with an untrained adapter; random numbers must be seeded before."""
     config, device = effective.config, torch_device()
-    model = load_base_model(effective.model_path, device=device, load_in_4bit=bool(config.model.load_in_4bit))
+    model = load_base_model(
+        effective.model_path,
+        device=device,
+        load_in_4bit=bool(config.model.load_in_4bit),
+        dtype=training_dtype(device, bf16=config.sft.bf16, fp16=config.sft.fp16),
+    )
     processor = load_processor(
         effective.model_path, min_pixels=config.model.min_pixels, max_pixels=config.model.max_pixels
     )
