@@ -70,8 +70,10 @@ def resolve_training_config(
     )
     warnings = _model_warnings(config, device)
     sft, changes = _settings_on_device(config.sft, name, device)
-    effective = replace(config, model=model, sft=replace(sft, max_seq_length=length))
     chosen = choose_backend(backend, device, name)
+    if chosen == "unsloth" and device.cuda and not (sft.bf16 or sft.fp16):
+        sft, changes = _in_mixed_precision(sft, changes, device)
+    effective = replace(config, model=model, sft=replace(sft, max_seq_length=length))
     return EffectiveConfig(effective, path, chosen, [*warnings, *changes])
 
 
@@ -156,6 +158,13 @@ def _settings_on_device(sft: SftSettings, name: str, device: DeviceFacts) -> tup
     if sft.save_steps is None and not sft.use_epochs:
         changed = replace(changed, save_steps=automatic_save_steps(sft.max_steps))
     return changed, warnings
+
+
+def _in_mixed_precision(sft: SftSettings, changes: list[str], device: DeviceFacts) -> tuple[SftSettings, list[str]]:
+    """What Unsloth's trainer makes of both switches off: it turns one of them on by itself (2026.10.7)."""
+    words = "bfloat16" if device.bf16 else "float16"
+    warning = f"unsloth always trains in mixed precision: {words} is used although bf16 and fp16 are off"
+    return replace(sft, bf16=device.bf16, fp16=not device.bf16), [*changes, warning]
 
 
 def automatic_save_steps(total_steps: int) -> int:

@@ -137,16 +137,29 @@ def limit_cpu_threads() -> None:
         torch.set_num_threads(max(1, int(os.environ.get("QWEN3VL_CPU_THREADS") or 1)))
 
 
-def load_base_model(path: str, *, device: str, load_in_4bit: bool = False) -> Any:
-    """The base model in evaluation mode on `device`; raises ModelError as model_facts does."""
+def training_dtype(device: str, *, bf16: bool, fp16: bool) -> Any:
+    """The precision of a base under the mixed precision that a run trains in; float32 without any."""
+    import torch
+
+    if device == "cpu" or not (bf16 or fp16):
+        return torch.float32
+    return torch.bfloat16 if bf16 else torch.float16
+
+
+def load_base_model(path: str, *, device: str, load_in_4bit: bool = False, dtype: Any = None) -> Any:
+    """The base model in evaluation mode on `device`; raises ModelError as model_facts does.
+
+    `dtype` null takes what the device answers best in. What is quantised keeps its 4 bits, its computing has the dtype.
+    """
     import torch
     import transformers
 
     facts = model_facts(path)
     limit_cpu_threads()
-    # Emulated bfloat16 (before Ampere) is far slower than float16.
-    bf16 = device != "cpu" and torch.cuda.is_bf16_supported(including_emulation=False)
-    dtype = choose_dtype(device, bf16=bf16)
+    if dtype is None:
+        # Emulated bfloat16 (before Ampere) is far slower than float16.
+        bf16 = device != "cpu" and torch.cuda.is_bf16_supported(including_emulation=False)
+        dtype = choose_dtype(device, bf16=bf16)
     options: dict[str, Any] = {}
     if load_in_4bit and not facts.quantised:
         options["quantization_config"] = _four_bit_config(dtype)

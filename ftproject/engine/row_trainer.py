@@ -114,6 +114,9 @@ class RowTrainer(SFTTrainer):  # type: ignore[misc]
         self.due_logs: list[dict[str, float]] = []
         self._writing_dir: Path | None = None
         super().__init__(**arguments)
+        # Unsloth's trainer turns one of these on with mixed precision: an evaluation after the last step would then
+        # round the adapter, before it is saved.
+        self.args.bf16_full_eval = self.args.fp16_full_eval = False
         self.trained_parameters = [item for item in self.model.parameters() if item.requires_grad]
 
     # What each step does

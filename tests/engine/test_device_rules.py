@@ -59,6 +59,17 @@ def test_a_gpu_without_bfloat16_trains_in_float16_and_says_so(tmp_path: Path) ->
     assert "Tesla T4" in effective.warnings[0]
 
 
+def test_unsloth_trains_in_mixed_precision_whatever_is_asked_and_the_run_says_so(tmp_path: Path) -> None:
+    asked = parse_training_config({"sft_config": {"bf16": False}})
+    for device, expected in ((GPU, (True, False)), (OLD_GPU, (False, True))):
+        effective = resolve_training_config(asked, device, models_dir=tmp_path, backend="unsloth")
+        assert (effective.config.sft.bf16, effective.config.sft.fp16) == expected
+        assert "mixed precision" in effective.warnings[-1]
+        plain = resolve_training_config(asked, device, models_dir=tmp_path, backend="transformers")
+        assert (plain.config.sft.bf16, plain.config.sft.fp16) == (False, False)
+        assert plain.warnings == []
+
+
 def test_fp16_and_four_bit_on_a_cpu_are_changed_or_warned_about(tmp_path: Path) -> None:
     body = {"model_config_data": {"load_in_4bit": True}, "sft_config": {"fp16": True, "optim": "adamw_torch"}}
     effective = resolve(body, CPU, tmp_path)

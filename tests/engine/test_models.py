@@ -17,6 +17,7 @@ from ftproject.engine.models import (
     load_base_model,
     lora_target_regex,
     model_facts,
+    training_dtype,
 )
 from tests.engine.support import TINY
 
@@ -140,6 +141,17 @@ def test_nine_flag_combinations_choose_exactly_the_expected_modules(linear_names
 
 def test_all_four_flags_choose_33_modules_of_the_tiny_model(linear_names: list[str]) -> None:
     assert sum(bool(re.fullmatch(lora_target_regex(LoraSettings()), name)) for name in linear_names) == 33
+
+
+def test_a_base_is_loaded_in_the_precision_that_the_run_trains_in() -> None:
+    import torch
+
+    assert training_dtype("cuda", bf16=True, fp16=False) == torch.bfloat16
+    assert training_dtype("cuda", bf16=False, fp16=True) == torch.float16
+    assert training_dtype("cuda", bf16=False, fp16=False) == torch.float32
+    assert training_dtype("cpu", bf16=True, fp16=False) == torch.float32
+    assert load_base_model(TINY, device="cpu", dtype=torch.bfloat16).dtype == torch.bfloat16
+    assert load_base_model(TINY, device="cpu").dtype == torch.float32
 
 
 def test_four_bit_leaves_the_vision_tower_and_the_output_layer_as_they_are() -> None:

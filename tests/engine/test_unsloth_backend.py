@@ -99,6 +99,7 @@ def test_the_base_is_loaded_in_four_bit_without_remote_code(unsloth: FakeUnsloth
     assert unsloth.named("from_pretrained") == {
         "path": TINY,
         "max_seq_length": 512,
+        "dtype": None,
         "load_in_4bit": True,
         "load_in_16bit": False,
         "use_gradient_checkpointing": "unsloth",
@@ -144,6 +145,16 @@ def test_checkpointing_that_is_off_stays_off_in_both_calls(unsloth: FakeUnsloth)
     build_trainable(replace(effective, config=replace(effective.config, sft=sft)))
     assert unsloth.named("from_pretrained")["use_gradient_checkpointing"] is False
     assert unsloth.named("get_peft_model")["use_gradient_checkpointing"] is False
+
+
+def test_float16_training_loads_a_float16_base(unsloth: FakeUnsloth) -> None:
+    import torch
+
+    from ftproject.engine.backends.unsloth import build_trainable
+
+    effective = on_gpu()
+    build_trainable(replace(effective, config=replace(effective.config, sft=replace(effective.config.sft, fp16=True))))
+    assert unsloth.named("from_pretrained")["dtype"] == torch.float16
 
 
 def rows_with_an_image(folder: Path) -> list[ResolvedConversation]:

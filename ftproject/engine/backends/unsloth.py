@@ -72,6 +72,7 @@ def build_trainable(effective: EffectiveConfig) -> TrainableModel:
         config.max_seq_length,
         load_in_4bit=bool(config.model.load_in_4bit),
         checkpointing=checkpointing,
+        half=config.sft.fp16,
     )
     model = _add_adapter(model, config.lora, config.sft.seed, checkpointing=checkpointing)
     fast.for_training(model)
@@ -86,11 +87,16 @@ def build_trainable(effective: EffectiveConfig) -> TrainableModel:
     return TrainableModel(model, processor, torch_device(), collator, _answering)
 
 
-def _load(path: str, length: int, *, load_in_4bit: bool, checkpointing: bool = False) -> Any:
+def _load(path: str, length: int, *, load_in_4bit: bool, checkpointing: bool = False, half: bool = False) -> Any:
+    """The base; in float16 when asked, else in what Unsloth chooses: bfloat16 where the device has it."""
+    import torch
+
     model_facts(path)
     model, _ = _import_unsloth().from_pretrained(
         path,
         max_seq_length=length,
+        # Its trainer refuses float16 over a bfloat16 base.
+        dtype=torch.float16 if half else None,
         load_in_4bit=load_in_4bit,
         load_in_16bit=not load_in_4bit,
         use_gradient_checkpointing=_checkpointing(checkpointing),

@@ -67,5 +67,12 @@ def trained(
     """The four steps that most of the suite looks at."""
     rows = [*digit_rows[:40], *varied_rows, row(LONG_ROW, "why " * 400, "no")]
     recorder = Recorder()
-    job = subject.job(tmp_path_factory.mktemp("run"), rows, digit_rows[40:48], eval_steps=2, max_seq_length=256)
+    job = subject.job(
+        tmp_path_factory.mktemp("run"),
+        rows,
+        digit_rows[40:48],
+        eval_steps=2,
+        eval_generation_rows=3,
+        max_seq_length=256,
+    )
     return Trained(subject, subject.backend.train(job, recorder), recorder, rows)

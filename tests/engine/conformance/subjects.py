@@ -42,9 +42,9 @@ class Subject:
     device: DeviceFacts
 
     def effective(
-        self, lora: LoraSettings | None = None, model: ModelConfig | None = None, **sft: Any
+        self, lora: LoraSettings | None = None, model: ModelConfig | None = None, *, forced: Any = None, **sft: Any
     ) -> EffectiveConfig:
-        """The tiny model's configuration on this backend and device."""
+        """The tiny model's configuration on this backend and device; `forced` settings escape the device's rules."""
         body: dict[str, Any] = {
             "model_config_data": {"model_name": "tiny-qwen3-vl", "load_in_4bit": False},
             "sft_config": SFT | sft,
@@ -55,13 +55,16 @@ class Subject:
             parse_training_config(body), self.device, models_dir=Path("no-models"), backend=self.name
         )
         config = replace(effective.config, lora=lora or LoraSettings(lora_alpha=32))
+        config = replace(config, sft=replace(config.sft, **(forced or {})))
         if model is not None:
             config = replace(config, model=replace(model, model_name="tiny-qwen3-vl", load_in_4bit=False))
         return replace(effective, config=config)
 
     def job(self, folder: Path, rows: Any, heldout: Any = (), **settings: Any) -> TrainingJob:
         """A short training that writes below `folder`."""
-        return TrainingJob(self.effective(**settings), rows, heldout, folder / "adapter", folder / "work")
+        resume = settings.pop("resume_from_checkpoint", None)
+        effective = self.effective(**settings)
+        return TrainingJob(effective, rows, heldout, folder / "adapter", folder / "work", resume_from_checkpoint=resume)
 
     def build(self, **settings: Any) -> TrainableModel:
         """The base with an untrained adapter, seeded as a run seeds it."""

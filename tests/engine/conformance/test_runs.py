@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from safetensors.torch import load_file
 
 from ftproject.engine.conversations import ResolvedConversation
 from tests.engine.conformance.conftest import LONG_ROW, Trained
@@ -40,6 +41,7 @@ def test_the_held_out_loss_is_measured_while_training_and_at_the_end(trained: Tr
     measured = [item.eval_loss for item in trained.recorder.progress if item.eval_loss is not None]
     assert len(measured) >= 2
     assert trained.result.metrics["eval_loss"] == pytest.approx(measured[-1], rel=1e-3)
+    assert trained.result.metrics["eval_exact_match"] is not None
 
 
 def test_the_effect_is_measured(trained: Trained, subject: Subject, digit_rows: Any, tmp_path: Path) -> None:
@@ -87,3 +89,55 @@ def test_a_stop_leaves_an_adapter_and_a_checkpoint(subject: Subject, digit_rows:
     assert result.steps < 50
     assert (result.adapter_path / "adapter_model.safetensors").is_file()
     assert result.checkpoint_path is not None
+
+
+def tensors(adapter: Path) -> dict[str, Any]:
+    loaded: dict[str, Any] = load_file(str(adapter / "adapter_model.safetensors"))
+    return loaded
+
+
+def test_an_evaluation_after_the_last_step_does_not_round_the_adapter(
+    subject: Subject, digit_rows: Any, tmp_path: Path
+) -> None:
+    """Unsloth's trainer turns bf16_full_eval on with bf16; Trainer.evaluate would cast the model for good."""
+    import torch
+
+    job = subject.job(tmp_path, digit_rows[:8], digit_rows[8:12], max_steps=2, forced={"bf16": True})
+    result = subject.backend.train(job, Recorder())
+    assert result.metrics["eval_loss"] is not None
+    saved = tensors(result.adapter_path)
+    assert {tensor.dtype for tensor in saved.values()} == {torch.float32}
+    assert any(not torch.equal(tensor, tensor.bfloat16().float()) for tensor in saved.values())
+
+
+def test_gradient_checkpointing_changes_nothing_but_the_memory(
+    subject: Subject, digit_rows: Any, tmp_path: Path
+) -> None:
+    import torch
+
+    results = {}
+    for wanted in (False, True):
+        recorder = Recorder()
+        job = subject.job(tmp_path / str(wanted), digit_rows[:16], max_steps=2, gradient_checkpointing=wanted)
+        results[wanted] = subject.backend.train(job, recorder).adapter_path, recorder.losses
+    assert results[True][1] == pytest.approx(results[False][1], rel=1e-4)
+    with_it, without = tensors(results[True][0]), tensors(results[False][0])
+    # Re-entrant checkpointing gives the vision tower no gradient at all: its input needs none.
+    assert any(tensor.any() for name, tensor in with_it.items() if "visual" in name and "lora_B" in name)
+    for name, tensor in with_it.items():
+        assert torch.allclose(tensor, without[name], atol=1e-4), name
+
+
+def test_a_resumed_run_ends_where_the_straight_run_ends(subject: Subject, digit_rows: Any, tmp_path: Path) -> None:
+    import torch
+
+    settings = {"max_steps": 4, "save_steps": 2, "save_total_limit": 5}
+    straight = subject.backend.train(subject.job(tmp_path / "a", digit_rows[:32], **settings), Recorder())
+    recorder = Recorder()
+    checkpoint = tmp_path / "a" / "work" / "checkpoint-2"
+    job = subject.job(tmp_path / "b", digit_rows[:32], resume_from_checkpoint=checkpoint, **settings)
+    resumed = subject.backend.train(job, recorder)
+    assert [item.step for item in recorder.progress if item.loss is not None] == [3, 4]
+    one, two = tensors(straight.adapter_path), tensors(resumed.adapter_path)
+    exact = not subject.device.cuda
+    assert all(torch.equal(one[name], two[name]) if exact else one[name].allclose(two[name], atol=1e-2) for name in one)

@@ -40,7 +40,13 @@ def enable() -> None:
     import torch
     import unsloth
     import unsloth.kernels.cross_entropy_loss as losses
+    import unsloth.models.rl as trainers
     import unsloth.models.vision as vision
+    import unsloth.trainer as trainer_patches
+
+    # Left out with UNSLOTH_ALLOW_CPU: the trainer of a GPU run is the one that it generates from TRL's.
+    trainer_patches._patch_trl_trainer()
+    trainers.patch_trl_rl_trainers()
 
     vision.get_device_stats = lambda: ("cpu", "no CUDA", 0.0)
     vision.verify_fp8_support_if_applicable = lambda *_, **__: None
