@@ -11,6 +11,7 @@ BENCHMARKS = [
     "datasets",
     "images",
     "preflight",
+    "adapters",
     "training",
     "kills",
     "evaluation",
