@@ -16,3 +16,6 @@ os.environ["TOKENIZERS_PARALLELISM"] = "false"
 os.environ["DJANGO_SETTINGS_MODULE"] = "ftproject.settings"
 
 from ftproject.settings import *  # noqa: E402, F403
+
+# The admin's tests log in a hundred times; PBKDF2 is made to take a quarter of a second.
+PASSWORD_HASHERS = ["django.contrib.auth.hashers.MD5PasswordHasher"]

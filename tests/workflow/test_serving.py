@@ -7,6 +7,7 @@ import sys
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -32,10 +33,43 @@ QUICK = {"sft_config": {"max_steps": 2, "per_device_train_batch_size": 2, "gradi
 
 
 @pytest.fixture
-def server(tmp_path: Path, data_csv: Path) -> Iterator[Served]:
+def own_server(tmp_path: Path, data_csv: Path) -> Iterator[Served]:
+    """For what ends the whole server."""
     with served(tmp_path / "data") as server:
         load_rows(server, data_csv)
         yield server
+
+
+@dataclass(frozen=True)
+class AtStart:
+    """The web process before its first upload."""
+
+    resident: int
+    maps: str
+
+
+@pytest.fixture(scope="module")
+def started(tmp_path_factory: pytest.TempPathFactory, data_csv: Path) -> Iterator[tuple[Served, AtStart]]:
+    with served(tmp_path_factory.mktemp("serving") / "data") as server:
+        web = web_process(server)
+        at_start = AtStart(web.memory_info().rss, Path(f"/proc/{web.pid}/maps").read_text())
+        load_rows(server, data_csv)
+        yield server, at_start
+
+
+@pytest.fixture
+def server(started: tuple[Served, AtStart]) -> Iterator[Served]:
+    """One server for all tests that leave it as it was: with rows and a mapping, and nothing running."""
+    server = started[0]
+    yield server
+    stop_whatever_runs(server)
+
+
+def stop_whatever_runs(server: Served) -> None:
+    for run in server.get("/api/training/runs", page_size=20)["runs"]:
+        if run["status"] not in {"completed", "error"}:
+            server.post(f"/api/training/runs/{run['id']}/stop").raise_for_status()
+            server.wait_for(f"/api/training/runs/{run['id']}", "status", {"completed", "error"})
 
 
 def load_rows(server: Served, path: Path) -> None:
@@ -78,7 +112,8 @@ def lives(process: psutil.Process) -> bool:
         return False
 
 
-def test_ctrl_c_during_training_saves_the_adapter_and_leaves_no_process(server: Served) -> None:
+def test_ctrl_c_during_training_saves_the_adapter_and_leaves_no_process(own_server: Served) -> None:
+    server = own_server
     run_id = start(server, LONG)["run_id"]
     wait_for_training(server, run_id)
     waiting = start(server, QUICK)
@@ -97,42 +132,35 @@ def test_ctrl_c_during_training_saves_the_adapter_and_leaves_no_process(server: 
         assert ended["status"] == "completed", ended["error"]
 
 
-def test_a_killed_run_process_is_an_error_with_its_reason_and_the_next_run_works(server: Served) -> None:
-    run_id = start(server, LONG)["run_id"]
-    wait_for_training(server, run_id)
+def test_each_process_killed_in_its_turn_costs_no_more_than_the_run_it_worked_on(server: Served) -> None:
+    first, second, third = (start(server, body)["run_id"] for body in (LONG, LONG, QUICK))
+    wait_for_training(server, first)
     run_process(server).kill()
-    run = server.wait_for(f"/api/training/runs/{run_id}", "status", {"error"}, seconds=30)
+    run = server.wait_for(f"/api/training/runs/{first}", "status", {"error"}, seconds=30)
     assert "SIGKILL" in run["error"]
-    ended = server.wait_for(f"/api/training/runs/{start(server, QUICK)['run_id']}", "status", {"completed", "error"})
-    assert ended["status"] == "completed", ended["error"]
 
-
-def test_a_killed_web_process_is_started_again_and_the_run_goes_on(server: Served) -> None:
-    run_id = start(server, LONG)["run_id"]
-    server.wait_for_step(run_id, 1)
+    # The next one starts by itself. The web process is started again, and the run goes on meanwhile.
+    server.wait_for_step(second, 1)
     running, web = run_process(server), web_process(server)
     web.kill()
     assert gone([web], 10)
     wait_until_healthy(server)
-    run = server.get(f"/api/training/runs/{run_id}")
+    run = server.get(f"/api/training/runs/{second}")
     assert run["status"] == "training"
-    server.wait_for_step(run_id, run["current_step"] + 5)
+    server.wait_for_step(second, run["current_step"] + 5)
     assert running.is_running()
 
-
-def test_a_killed_queue_is_started_again_and_the_waiting_run_is_not_lost(server: Served) -> None:
-    run_id = start(server, LONG)["run_id"]
-    wait_for_training(server, run_id)
-    waiting = start(server, QUICK)["run_id"]
+    # The queue takes its run with it and is started again; the run that waited is not lost.
     queue = next(process for process in server.tree() if "qcluster" in process.cmdline())
     queue.kill()
-    run = server.wait_for(f"/api/training/runs/{run_id}", "status", {"error"}, seconds=30)
+    run = server.wait_for(f"/api/training/runs/{second}", "status", {"error"}, seconds=30)
     assert "without a word" in run["error"] or "SIGKILL" in run["error"]
-    ended = server.wait_for(f"/api/training/runs/{waiting}", "status", {"completed", "error"})
+    ended = server.wait_for(f"/api/training/runs/{third}", "status", {"completed", "error"})
     assert ended["status"] == "completed", ended["error"]
 
 
-def test_everything_killed_at_once_is_an_error_after_the_next_start(server: Served) -> None:
+def test_everything_killed_at_once_is_an_error_after_the_next_start(own_server: Served) -> None:
+    server = own_server
     run_id = start(server, LONG)["run_id"]
     wait_for_training(server, run_id)
     family = server.tree()
@@ -176,11 +204,11 @@ def database_handles(process: psutil.Process) -> int:
     return sum("database.sqlite3" in str(opened.path) for opened in process.open_files())
 
 
-def test_the_web_process_is_small_at_start_and_never_loads_torch(tmp_path: Path) -> None:
-    with served(tmp_path / "data") as server:
-        web = web_process(server)
-        assert web.memory_info().rss < 120 * 1024 * 1024
-        assert "libtorch" not in Path(f"/proc/{web.pid}/maps").read_text()
+def test_the_web_process_is_small_at_start_and_never_loads_torch(started: tuple[Served, AtStart]) -> None:
+    server, at_start = started
+    assert at_start.resident < 120 * 1024 * 1024
+    now = Path(f"/proc/{web_process(server).pid}/maps").read_text()
+    assert "libtorch" not in at_start.maps + now
 
 
 def test_requests_open_no_database_connection_of_their_own(server: Served) -> None:
@@ -228,6 +256,7 @@ def test_an_upload_that_is_cut_off_stores_nothing(server: Served) -> None:
     import socket
 
     before = server.get("/api/datasets/info")
+    before_upload = len(server.get("/api/datasets/")["datasets"])
     head = (
         "POST /api/datasets/upload HTTP/1.1\r\nHost: localhost\r\nContent-Length: 100000\r\n"
         "Content-Type: multipart/form-data; boundary=b\r\n\r\n"
@@ -237,7 +266,7 @@ def test_an_upload_that_is_cut_off_stores_nothing(server: Served) -> None:
         client.sendall(head.encode())
     time.sleep(1)
     assert server.get("/api/datasets/info") == before
-    assert len(server.get("/api/datasets/")["datasets"]) == 1
+    assert len(server.get("/api/datasets/")["datasets"]) == before_upload
 
 
 def test_a_body_in_chunks_without_a_length_is_a_411(server: Served) -> None:
