@@ -8,13 +8,12 @@ from typing import Any
 
 from django.template.loader import get_template, render_to_string
 
-from datasets_app.thumbnails import cached_image, images_of_row, thumbnail
 from evaluation_app.comparison.pairing import BOTH_RIGHT, BOTH_WRONG, BROKEN, FIXED, TRANSITIONS
+from evaluation_app.comparison.pictures import Pictures, PictureStore
 from evaluation_app.comparison.plot import interval_plot
 from evaluation_app.comparison.report import Comparison, Report, report_of
 from evaluation_app.comparison.rows import read_pairs
 from evaluation_app.models import Sample
-from ftproject.core.errors import NotFoundError
 
 TEMPLATE, ROWS_TEMPLATE, STYLE = (
     "evaluation/comparison.html",
@@ -22,10 +21,6 @@ TEMPLATE, ROWS_TEMPLATE, STYLE = (
     "evaluation/comparison.css",
 )
 END_OF_HEAD = "<!-- rows -->"
-THUMBNAIL_SIZE = 128
-MOST_IMAGES_OF_A_ROW = 4
-# A page of more is slow to open; the images of later rows are left out.
-MOST_IMAGE_BYTES = 16 * 1024 * 1024
 LONGEST_TEXT = 2000
 BATCH = 25
 # Rows of these are shown even where fixed and broken ones alone would fill the page.
@@ -61,11 +56,13 @@ def page_chunks(comparison: Comparison, *, transition: str | None = None, max_ro
     chosen = chosen_places(comparison, transition, max_rows)
     head, tail = render_to_string(TEMPLATE, context_of(comparison, report, chosen)).split(END_OF_HEAD)
     yield head
-    images = ImageStore(comparison)
+    run = comparison.paired.candidate
+    store = PictureStore(run.dataset, run.mapping)
     places = [place for name in (FIXED, BROKEN, BOTH_WRONG, BOTH_RIGHT) for place in chosen[name]]
     for start in range(0, len(places), BATCH):
-        rows = read_pairs(comparison.paired, comparison.paired.judged, places[start : start + BATCH])
-        yield render_to_string(ROWS_TEMPLATE, {"rows": [shown_row(row, images) for row in rows]})
+        rows = list(read_pairs(comparison.paired, comparison.paired.judged, places[start : start + BATCH]))
+        pictures = store.of_rows([row["index"] for row in rows])
+        yield render_to_string(ROWS_TEMPLATE, {"rows": [shown_row(row, pictures[row["index"]]) for row in rows]})
     yield tail
 
 
@@ -114,42 +111,14 @@ def context_of(comparison: Comparison, report: Report, chosen: dict[str, list[in
     }
 
 
-class ImageStore:
-    """Small pictures of rows as data URIs, until MOST_IMAGE_BYTES are used up."""
-
-    def __init__(self, comparison: Comparison) -> None:
-        run = comparison.paired.candidate
-        self.dataset, self.mapping = run.dataset, run.mapping
-        self.bytes_left = MOST_IMAGE_BYTES
-
-    def of_row(self, index: int) -> tuple[list[str], str]:
-        """The pictures and, when some are not there, the reason."""
-        found: list[str] = []
-        images = images_of_row(dataset=self.dataset, mapping=self.mapping, index=index)
-        if images and self.bytes_left <= 0:
-            return [], "images left out: the page is large enough"
-        reason = f"{len(images) - MOST_IMAGES_OF_A_ROW} more images" if len(images) > MOST_IMAGES_OF_A_ROW else ""
-        for image in images[:MOST_IMAGES_OF_A_ROW]:
-            try:
-                cached = cached_image(dataset=self.dataset, image=image)
-                picture = thumbnail(cached=cached, image=image, size=THUMBNAIL_SIZE)
-            except NotFoundError as refusal:
-                reason = refusal.detail
-                continue
-            self.bytes_left -= len(picture)
-            found.append(f"data:image/jpeg;base64,{base64.b64encode(picture).decode()}")
-        return found, reason
-
-
-def shown_row(row: dict[str, Any], images: ImageStore) -> dict[str, Any]:
-    pictures, reason = images.of_row(row["index"])
+def shown_row(row: dict[str, Any], pictures: Pictures) -> dict[str, Any]:
     return {
         "index": row["index"],
         "transition": row["transition"],
         "title": TITLES[row["transition"]],
         "seen": row["seen_in_training"],
-        "pictures": pictures,
-        "reason": reason,
+        "pictures": pictures.uris,
+        "reason": pictures.reason,
         "prompt": shortened(row["prompt"]),
         "ground_truth": shortened(row["ground_truth"]),
         "answers": [shown_answer(side, row[side]) for side in ("baseline", "candidate")],

@@ -13,7 +13,7 @@ from PIL import Image
 from rest_framework.test import APIClient
 
 from datasets_app.models import Dataset
-from evaluation_app.comparison import page
+from evaluation_app.comparison import pictures
 from evaluation_app.comparison.page import shares_of
 from evaluation_app.models import EvaluationRun
 from tests.evaluation_app.comparison.conftest import MakeRun, answers_right_in
@@ -162,7 +162,7 @@ def test_a_picture_that_is_not_here_is_named_and_not_fetched(
 def test_the_page_stops_at_its_weight_in_pictures(
     api: APIClient, make_dataset: Callable[..., Dataset], make_run: MakeRun, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(page, "MOST_IMAGE_BYTES", 1000)
+    monkeypatch.setattr(pictures, "MOST_BYTES", 1000)
     rows = [(f"{n}?", f"{n}", picture(color)) for n, color in enumerate(("red", "green", "blue", "white"))]
     dataset = make_dataset(rows, image_url_columns=["note"])
     text = page_of(api, [make_run(dataset, ["x"] * 4), make_run(dataset, ["y"] * 4)])
