@@ -10,7 +10,7 @@ from evaluation_app.comparison.joined import JoinedRows
 from evaluation_app.comparison.page import page_chunks
 from evaluation_app.comparison.report import Comparison, report_of
 from evaluation_app.comparison.serializers import ComparisonSerializer
-from evaluation_app.exports import csv_chunks, write_csv
+from evaluation_app.exports import csv_chunks, csv_text
 from evaluation_app.models import EvaluationRun
 from evaluation_app.serializers import EvaluationRunDetailSerializer
 from ftproject.core.storage import publish_file
@@ -58,7 +58,7 @@ def texts_of(outcome: Outcome, suffix: str, *, raw: bool) -> Iterator[tuple[tupl
         yield (dataset,), csv_chunks(*outcome.runs.values(), raw=raw)
     else:
         rows = outcome.rows()
-        yield (dataset,), write_csv(rows.header(), rows, raw=raw)
+        yield (dataset,), csv_text(rows.header(), rows, raw=raw)
 
 
 def named(path: Path, parts: Sequence[str], *, several: bool) -> Path:

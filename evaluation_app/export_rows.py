@@ -1,6 +1,6 @@
 """The rows of an export: the dataset's own beside their samples, in dataset order and bounded memory."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from django.db.models import QuerySet
@@ -21,34 +21,22 @@ class ExportBrokenOffError(RuntimeError):
 
 
 def iter_values(run: EvaluationRun, fields: Sequence[str]) -> Iterator[tuple[Any, ...]]:
-    """Row number and fields of every sample in dataset order."""
+    """Row number and fields of every sample in dataset order.
+
+    A page a query: a cursor that stays open would pin SQLite's log, or a transaction, while a slow client reads.
+    """
     samples = Sample.objects.filter(run=run).order_by("index").values_list("index", *fields)
-    return _paged(samples, lambda values: values[0], lambda values: sum(len(v) for v in values if isinstance(v, str)))
-
-
-def iter_samples(run: EvaluationRun) -> Iterator[Sample]:
-    """The same as whole samples."""
-    samples = Sample.objects.filter(run=run).order_by("index")
-    return _paged(
-        samples, lambda one: one.index, lambda one: len(one.prompt) + len(one.ground_truth) + len(one.prediction)
-    )
-
-
-def _paged(
-    samples: QuerySet[Any, Any], index_of: Callable[[Any], int], characters_of: Callable[[Any], int]
-) -> Iterator[Any]:
-    """A page a query: a cursor that stays open would pin SQLite's log, or a transaction, while a slow client reads."""
     last = -1
-    while page := _page(samples.filter(index__gt=last)[:LARGEST_PAGE], characters_of):
+    while page := _page(samples.filter(index__gt=last)[:LARGEST_PAGE]):
         yield from page
-        last = index_of(page[-1])
+        last = page[-1][0]
 
 
-def _page(samples: QuerySet[Any, Any], characters_of: Callable[[Any], int]) -> list[Any]:
+def _page(samples: QuerySet[Any, Any]) -> list[tuple[Any, ...]]:
     page, characters = [], 0
-    for one in samples.iterator(chunk_size=FETCHED_AT_ONCE):
-        page.append(one)
-        characters += characters_of(one)
+    for values in samples.iterator(chunk_size=FETCHED_AT_ONCE):
+        page.append(values)
+        characters += sum(len(value) for value in values if isinstance(value, str))
         if characters >= PAGE_CHARACTERS:
             break
     return page
@@ -65,37 +53,6 @@ def iter_row_values(run: EvaluationRun, fields: Sequence[str]) -> Iterator[tuple
             yield row, following
             following, found = next(samples, None), found + 1
     check_whole(run, found)
-
-
-class SampleCursor:
-    """Walks one run's samples beside the dataset's rows."""
-
-    def __init__(self, run: EvaluationRun) -> None:
-        self.run = run
-        self.samples = iter_samples(run)
-        self.following = next(self.samples, None)
-        self.taken = 0
-
-    def take(self, index: int) -> Sample | None:
-        """The sample of this row, if the run has one; rows must be asked for in ascending order."""
-        sample = self.following
-        if sample is None or sample.index != index:
-            return None
-        self.following, self.taken = next(self.samples, None), self.taken + 1
-        return sample
-
-
-def iter_row_samples(runs: Sequence[EvaluationRun]) -> Iterator[tuple[Row, list[Sample | None]]]:
-    """Each dataset row that any of the runs covers, in dataset order, with the sample of each run."""
-    cursors = [SampleCursor(run) for run in runs]
-    for index, row in iter_rows(dataset=runs[0].dataset):
-        if all(cursor.following is None for cursor in cursors):
-            break
-        found = [cursor.take(index) for cursor in cursors]
-        if any(found):
-            yield row, found
-    for cursor in cursors:
-        check_whole(cursor.run, cursor.taken)
 
 
 def check_whole(run: EvaluationRun, found: int) -> None:

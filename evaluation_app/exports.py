@@ -7,22 +7,19 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import chain
 from typing import Any
 
-from evaluation_app.export_rows import Row, iter_row_samples, iter_row_values
+from evaluation_app.export_rows import Row, iter_row_values
 from evaluation_app.models import EvaluationRun
 from ftproject.core.formula_escape import escape_formula
 
 __all__ = [
     "CHUNK_CHARACTERS",
-    "Cells",
     "csv_chunks",
+    "csv_text",
     "free_name",
-    "iter_row_samples",
-    "joined_csv_chunks",
     "json_chunks",
     "jsonl_chunks",
     "opened",
     "take",
-    "write_csv",
 ]
 
 RESULT_FIELDS = (
@@ -41,14 +38,11 @@ RESULT_FIELDS = (
     "finish_reason",
     "reused",
 )
-JOINED_FIELDS = ("prediction", "exact_match", "token_f1", "skipped_reason")
 CLASH_SUFFIX = "_eval"
 # A chunk costs a switch between threads; a row is often only a few dozen bytes.
 CHUNK_CHARACTERS = 64 * 1024
 # Rows that are written at once: a call of the csv module for each would take longer than the rows.
 CSV_ROWS = 50
-
-Cells = dict[str, Any]
 
 
 def result_columns(run: EvaluationRun) -> dict[str, str]:
@@ -94,26 +88,6 @@ def iter_results(run: EvaluationRun) -> Iterator[tuple[Row, list[Any]]]:
 def csv_chunks(run: EvaluationRun, *, raw: bool = False) -> Iterator[str]:
     header = [*run.dataset.columns, *result_columns(run).values()]
     return csv_text(header, ([*row.values(), *values] for row, values in iter_results(run)), raw=raw)
-
-
-def joined_csv_chunks(runs: Mapping[str, EvaluationRun], *, raw: bool = False) -> Iterator[str]:
-    """Several runs over one dataset side by side: the row number, the dataset's columns, a set of columns a run."""
-    originals = next(iter(runs.values())).dataset.columns
-    index = free_name("index", originals)
-    names = [free_name(f"{field}_{name}", originals) for name in runs for field in JOINED_FIELDS]
-
-    def rows() -> Iterator[list[Any]]:
-        for row, samples in iter_row_samples(list(runs.values())):
-            number = next(sample.index for sample in samples if sample)
-            results = [getattr(sample, field, None) for sample in samples for field in JOINED_FIELDS]
-            yield [number, *row.values(), *results]
-
-    return csv_text([index, *originals, *names], rows(), raw=raw)
-
-
-def write_csv(header: Sequence[str], rows: Iterable[Cells], *, raw: bool) -> Iterator[str]:
-    """CSV text of rows by column name; a missing cell is an empty one."""
-    return csv_text(header, ([row.get(name) for name in header] for row in rows), raw=raw)
 
 
 def csv_text(header: Sequence[str], rows: Iterable[Sequence[Any]], *, raw: bool) -> Iterator[str]:

@@ -12,7 +12,7 @@ from evaluation_app.comparison.joined import JoinedRows
 from evaluation_app.comparison.page import page_chunks, page_headers
 from evaluation_app.comparison.report import Comparison, report_of
 from evaluation_app.comparison.serializers import ComparisonSerializer
-from evaluation_app.exports import CHUNK_CHARACTERS, opened, take, write_csv
+from evaluation_app.exports import CHUNK_CHARACTERS, csv_text, opened, take
 
 BASELINE, CANDIDATE = "baseline", "candidate"
 CONTENT_TYPES = {"csv": "text/csv; charset=utf-8", "json": "application/json", "html": "text/html; charset=utf-8"}
@@ -44,7 +44,7 @@ def joined(comparison: Comparison, transition: str | None) -> JoinedRows:
 
 def csv_chunks(comparison: Comparison, *, transition: str | None = None, raw: bool = False) -> Iterator[str]:
     rows = joined(comparison, transition)
-    return write_csv(rows.header(), rows, raw=raw)
+    return csv_text(rows.header(), rows, raw=raw)
 
 
 def json_chunks(comparison: Comparison, *, transition: str | None = None) -> Iterator[str]:
@@ -60,9 +60,10 @@ def json_document(facts: Mapping[str, Any], rows: JoinedRows) -> Iterator[str]:
     buffer = io.StringIO()
     buffer.write(json.dumps(head, ensure_ascii=False, allow_nan=False, cls=JSONEncoder)[:-1])
     buffer.write(', "rows": [')
+    header = rows.header()
     for number, cells in enumerate(rows):
         buffer.write(",\n" if number else "\n")
-        buffer.write(json.dumps(cells, ensure_ascii=False, allow_nan=False))
+        buffer.write(json.dumps(dict(zip(header, cells, strict=True)), ensure_ascii=False, allow_nan=False))
         if buffer.tell() >= CHUNK_CHARACTERS:
             yield take(buffer)
     buffer.write("\n]}\n")

@@ -15,8 +15,9 @@ from hypothesis import strategies as st
 from rest_framework.test import APIClient
 
 from datasets_app.models import Dataset
+from evaluation_app.comparison.joined import JoinedRows
 from evaluation_app.export_rows import ExportBrokenOffError, iter_values
-from evaluation_app.exports import csv_chunks, joined_csv_chunks
+from evaluation_app.exports import csv_chunks, csv_text
 from evaluation_app.models import EvaluationRun, Sample
 from ftproject.core.formula_escape import unescape_formula
 from training_app.models import Adapter
@@ -183,10 +184,10 @@ def test_a_joined_table_is_broken_off_just_the_same(api: APIClient, dataset: Dat
     start(api)
     start(api)
     one, other = work()
-    chunks = joined_csv_chunks({"one": one, "other": other})
+    rows = JoinedRows({"one": one, "other": other})
     Sample.objects.filter(run=other, index__gt=4).delete()
     with pytest.raises(ExportBrokenOffError, match="5 of 10"):
-        list(chunks)
+        list(rows)
 
 
 @pytest.mark.parametrize("kind", ["csv", "json", "jsonl"])
@@ -268,6 +269,11 @@ def test_every_dataset_comes_back_cell_by_cell(
     assert [line["skipped"] == "True" for line in lines][1:] == [not note.strip() for _, _, note in rows]
 
 
+def joined_lines(runs: dict[str, EvaluationRun]) -> list[dict[str, str]]:
+    rows = JoinedRows(runs)
+    return lines_of("".join(csv_text(rows.header(), rows, raw=False)))
+
+
 def test_models_stand_side_by_side_in_a_joined_table(
     api: APIClient, adapter: Adapter, make_adapter: Callable[..., Adapter], dataset: Dataset, work: Work
 ) -> None:
@@ -275,7 +281,7 @@ def test_models_stand_side_by_side_in_a_joined_table(
     start(api, split_adapter=adapter.name, rows="heldout")
     start(api, adapter_path="adapter_2", rows="heldout")
     base, tuned = work()
-    lines = lines_of("".join(joined_csv_chunks({"base": base, "adapter_2": tuned})))
+    lines = joined_lines({"base": base, "adapter_2": tuned})
     assert [line["index"] for line in lines] == ["3", "7", "8", "9"]
     assert list(lines[0])[:4] == ["index", "prompt", "answer", "note"]
     assert [line["prediction_adapter_2"] for line in lines] == ["", "", "", "number 9"]
