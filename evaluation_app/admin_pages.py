@@ -53,7 +53,7 @@ def samples_context(request: HttpRequest, run: EvaluationRun) -> dict[str, Any]:
 def read_query(request: HttpRequest) -> dict[str, Any]:
     """The checked query of the form; what is wrong with it is said, and the page shows the default."""
     given = QueryDict(mutable=True)
-    given.update({"sort": "worst", **{name: value for name, value in request.GET.items() if value}})
+    given.update({"sort": "worst", **{name: str(value) for name, value in request.GET.items() if value}})
     if given["sort"] == "index":
         given.pop("metric", None)  # the form names one always
     checked = SampleQuerySerializer(data=given)

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from ftproject.engine.answering import ChatAnswer, ChatRequest
 from ftproject.engine.backends.base import Generation, RowError
 from ftproject.engine.configs import GenerationParams
 from ftproject.engine.conversations import ResolvedConversation
@@ -43,6 +44,14 @@ class CountingModel:
 
     def batch_tokens(self) -> int | None:
         return self.budget
+
+    def answer(self, requests: Sequence[ChatRequest]) -> list[ChatAnswer]:
+        raise AssertionError("rows are evaluated by generate")
+
+    def answer_log_probabilities(
+        self, conversations: Sequence[ResolvedConversation], *, adapter: Path | None
+    ) -> list[float]:
+        raise AssertionError("nobody asked for confidence")
 
     def preload(self, conversations: Sequence[ResolvedConversation], *, adapter: Path | None = None) -> None:
         self.preloaded += [item.conversation.index for item in conversations]

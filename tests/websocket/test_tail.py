@@ -37,6 +37,8 @@ def progress(step: int, run_id: int = 1) -> None:
             "lr": 0.1,
             "grad_norm": 1.0,
             "eval_loss": None,
+            "eval_exact_match": None,
+            "eval_token_f1": None,
             "eta": 1.0,
         },
         run_kind="training",
