@@ -22,7 +22,7 @@ from ftproject.engine.configs import TINY_MODEL_PATH
 from ftproject.system.client import ApiError
 from ftproject.system.demo import DEMO_DIR, MAPPING
 
-KINDS = ("run", "queue", "web", "all")
+KINDS = tuple(os.environ.get("KILLS_OF", "run queue web all").split())
 MOMENTS = int(os.environ.get("KILLS", "20"))
 SEED = int(os.environ.get("KILLS_SEED", "20261122"))
 ROWS = 48

@@ -25,7 +25,7 @@ from ftproject.system.serving import answers
 START_SECONDS = 60.0
 # The contract's time for a run whose process died, or for one that lives to go on.
 SETTLE_SECONDS = 30.0
-MOMENT_SECONDS, GRACE_SECONDS = 1.0, 5.0
+GRACE_SECONDS = 5.0
 LOOK_SECONDS = 0.1
 ENDED = {"completed", "error"}
 WAITING_OR_ENDED = {"queued", *ENDED}
@@ -139,16 +139,14 @@ class Mortal:
     def settled(self, run_id: int, alive: Collection[psutil.Process]) -> tuple[dict[str, Any], float]:
         """The run once it has ended, or is seen to go on, and the seconds until then.
 
-        It goes on when a process of `alive` is still so after a moment and has made a step, or after GRACE_SECONDS (one
-        that loads a model makes none).
+        It goes on when a process of `alive` still is so after GRACE_SECONDS: a queue whose main process died is ended by
+        the server a moment later, and its run with it.
         """
-        began, step = time.monotonic(), self.look(run_id)["current_step"]
+        began = time.monotonic()
         while True:
             run, seconds = self.look(run_id), time.monotonic() - began
-            if run["status"] in ENDED:
-                return run, seconds
-            moved = seconds > MOMENT_SECONDS and run["current_step"] > step
-            if (moved or seconds > GRACE_SECONDS) and any(self.owns(process) for process in alive):
+            lives = seconds > GRACE_SECONDS and any(self.owns(process) for process in alive)
+            if run["status"] in ENDED or lives:
                 return run, seconds
             if seconds > SETTLE_SECONDS:
                 raise SurvivalError(f"run {run_id} still {run['status']} at step {run['current_step']} after 30 s")
