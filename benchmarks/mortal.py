@@ -139,8 +139,8 @@ class Mortal:
     def settled(self, run_id: int, alive: Collection[psutil.Process]) -> tuple[dict[str, Any], float]:
         """The run once it has ended, or is seen to go on, and the seconds until then.
 
-        It goes on when a process of `alive` still is so after GRACE_SECONDS: a queue whose main process died is ended by
-        the server a moment later, and its run with it.
+        It goes on when a process of `alive` still is so after GRACE_SECONDS: a queue whose main process died is ended
+        by the server a moment later, and its run with it.
         """
         began = time.monotonic()
         while True:
