@@ -1,11 +1,14 @@
-"""A run of 500,000 samples: its exports over HTTP with a fast and a slow reader, and pages of its samples."""
+"""A run of 500,000 samples: its exports over HTTP, pages of its samples; and pictures of rows."""
 
+import base64
 import csv
+import io
 import random
 import statistics
 import threading
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -15,6 +18,7 @@ import psutil
 from django.conf import settings
 from django.db import connection
 from django.utils import timezone
+from PIL import Image
 
 from benchmarks.instance import Instance, instance, print_table
 
@@ -51,6 +55,13 @@ PAGES = {
     "worst by another metric (cer)": "sort=worst&metric=cer",
     "text found nowhere": "q=zebra",
 }
+PICTURES = {
+    "a digit, 28 x 28": ("PNG", "L", (28, 28)),
+    "a photo, JPEG of 4000 x 3000": ("JPEG", "RGB", (4000, 3000)),
+    "a screenshot, PNG of 1920 x 1080": ("PNG", "RGB", (1920, 1080)),
+    "PNG of 1500 x 1500 with transparency": ("PNG", "RGBA", (1500, 1500)),
+    "PNG of 6000 x 6000, in a child process": ("PNG", "RGB", (6000, 6000)),
+}
 REPEATS = 15
 SLOW_BYTES_PER_SECOND = 1024 * 1024
 SLOW_SECONDS = 15
@@ -79,7 +90,8 @@ def build_run(database: Path, dataset_id: int) -> int:
     from evaluation_app.models import EvaluationRun, Sample
 
     connection.close()
-    connection.settings_dict["NAME"] = str(database)
+    if connection.vendor == "sqlite":
+        connection.settings_dict["NAME"] = str(database)
     run = EvaluationRun.objects.create(
         dataset_id=dataset_id,
         mapping=ColumnMapping.objects.get(dataset_id=dataset_id),
@@ -204,6 +216,40 @@ def measure_exports(served: Instance, run_id: int) -> list[tuple[str, str, str]]
     return rows
 
 
+def picture(kind: str, mode: str, size: tuple[int, int]) -> str:
+    """A data URI of stripes: as large to decode as any picture, and small in the table."""
+    stripes = Image.linear_gradient("L").resize(size).convert(mode)
+    stream = io.BytesIO()
+    stripes.save(stream, kind)
+    return f"data:image/{kind.lower()};base64,{base64.b64encode(stream.getvalue()).decode()}"
+
+
+def measure_thumbnails(served: Instance) -> list[tuple[str, str, str]]:
+    """Pictures of a table of its own, eight clients at once, and what the web process gains meanwhile."""
+    source = Path(settings.DATA_DIR) / "pictures.csv"
+    with source.open("w", encoding="utf-8", newline="") as stream:
+        pictures = [(name, "truth", picture(*what)) for name, what in PICTURES.items()]
+        csv.writer(stream).writerows([("prompt", "answer", "image"), *pictures])
+    dataset_id = served.api.upload(source)["dataset_id"]
+    mapping = {"prompt_column": "prompt", "response_column": "answer", "image_url_columns": ["image"]}
+    served.api.post("/api/datasets/mapping", mapping)
+    weight, rows = Weight(served.web()), []
+    for index, name in enumerate(PICTURES):
+
+        def fetch(_: int, index: int = index) -> float:
+            began = time.perf_counter()
+            url = f"{served.url}/api/datasets/{dataset_id}/rows/{index}/images/0"
+            httpx.get(url, timeout=120, trust_env=False).raise_for_status()
+            return 1000 * (time.perf_counter() - began)
+
+        alone = statistics.median(fetch(0) for _ in range(5))
+        with weight.watching() as gained, ThreadPoolExecutor(8) as pool:
+            list(pool.map(fetch, range(24)))
+        measured = f"{alone:.0f} ms alone; 8 clients: gains {gained[0]:.0f} MB"
+        rows.append((f"picture of {name}", measured, "< 100 MB"))
+    return rows
+
+
 def main() -> None:
     with instance("evaluation_export") as served:
         source = Path(settings.DATA_DIR) / "rows.csv"
@@ -217,5 +263,6 @@ def main() -> None:
         print(f"{ROWS:,} samples written in {time.perf_counter() - began:.0f} s")
         pages = {name: page_ms(served, run_id, query) for name, query in PAGES.items()}
         exports = measure_exports(served, run_id)
+        thumbnails = measure_thumbnails(served)
     shown = [(name, f"{first:.0f} ms, then {median:.0f} ms", "<= 50 ms") for name, (first, median) in pages.items()]
-    print_table(f"Evaluation: a run of {ROWS:,} samples", [*exports, *shown])
+    print_table(f"Evaluation: a run of {ROWS:,} samples", [*exports, *shown, *thumbnails])
