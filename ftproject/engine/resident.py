@@ -11,6 +11,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+from ftproject.engine.adapter_switch import AdapterSwitch
 from ftproject.engine.adapters import AdapterError, check_adapter_fits, read_adapter_info
 from ftproject.engine.answering import ChatAnswer, ChatRequest, answer_chats
 from ftproject.engine.backends.base import EngineError, FinishReason, Generation, RowError
@@ -26,6 +27,7 @@ from ftproject.engine.processors import PixelRule, apply_pixel_rule, pixel_rule_
 from ftproject.engine.prompt_cache import PromptCache
 
 ADAPTERS_IN_MEMORY = 4
+UNKNOWN = "unknown"  # which adapter is active, after PEFT has loaded one by its own rules
 
 
 class GenerationError(EngineError):
@@ -58,6 +60,8 @@ class ResidentModel:
         self.processor = processor
         self._model = model
         self._peft: Any = None
+        self._switch: AdapterSwitch | None = None
+        self._active: str | None = UNKNOWN
         self._own_view = ImageView(processor, pixel_rule_of(processor))
         self._views: dict[PixelRule, ImageView] = {self._own_view.rule: self._own_view}
         # Reading an adapter's files for each row took as long as generating for it.
@@ -268,11 +272,8 @@ class ResidentModel:
     def _answering(self, adapter: Path | None) -> Iterator[Any]:
         """The model with exactly this adapter active; the lock must be held."""
         if adapter is None:
-            if self._peft is None:
-                yield self._model
-            else:
-                with self._peft.disable_adapter():
-                    yield self._peft
+            self._activate(None)
+            yield self._model if self._peft is None else self._peft
             return
         self._peft_with(adapter)
         yield self._peft
@@ -290,7 +291,7 @@ class ResidentModel:
         key = _adapter_key(path)
         name = self._adapters.get(key) or self._load_adapter(path, key)
         self._adapters.move_to_end(key)
-        self._peft.set_adapter(name)
+        self._activate(name)
 
     def _load_adapter(self, path: Path, key: tuple[Path, int]) -> str:
         from peft import PeftModel
@@ -298,15 +299,24 @@ class ResidentModel:
         check_adapter_fits(self._model, path)
         self._counter += 1
         name = f"adapter{self._counter}"
-        if self._peft is None:
-            self._peft = PeftModel.from_pretrained(self._model, str(path), adapter_name=name).eval()
-        else:
-            self._peft.load_adapter(str(path), adapter_name=name)
-        self._adapters[key] = name
-        while len(self._adapters) > ADAPTERS_IN_MEMORY:
-            _, oldest = self._adapters.popitem(last=False)
-            self._peft.delete_adapter(oldest)
+        try:
+            if self._peft is None:
+                self._peft = PeftModel.from_pretrained(self._model, str(path), adapter_name=name).eval()
+            else:
+                self._peft.load_adapter(str(path), adapter_name=name)
+            self._adapters[key] = name
+            AdapterSwitch(self._model).activate(name)  # PEFT complains when the active one is deleted
+            while len(self._adapters) > ADAPTERS_IN_MEMORY:
+                _, oldest = self._adapters.popitem(last=False)
+                self._peft.delete_adapter(oldest)
+        finally:  # a load that fails half-way has put layers into the model that are active
+            self._switch, self._active = AdapterSwitch(self._model), UNKNOWN
         return name
+
+    def _activate(self, name: str | None) -> None:
+        if self._switch is not None and name != self._active:
+            self._switch.activate(name)
+            self._active = name
 
     def memory_mb(self) -> int:
         """Memory in use in MiB: of the CUDA device, else of this process."""

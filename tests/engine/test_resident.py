@@ -184,6 +184,66 @@ def test_only_a_few_adapters_stay_in_memory(resident: ResidentModel, trained: Tr
     assert texts(resident, rows, tmp_path / "adapter0") == texts(resident, rows, trained.path)
 
 
+def test_a_load_that_fails_half_way_leaves_the_base_and_the_other_adapters_as_they_were(
+    trained: TrainedAdapter, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import peft.peft_model
+
+    def no_memory(*_: object, **__: object) -> None:
+        raise RuntimeError("CUDA out of memory")
+
+    rows = list(trained.heldout[:4])
+    model = get_backend("transformers", CPU).load("tiny-qwen3-vl", TINY)
+    assert isinstance(model, ResidentModel)
+    base = texts(model, rows)
+    for name in ("the first adapter of all", "one beside others"):
+        broken = copy_adapter(trained, tmp_path / name)
+        with monkeypatch.context() as patch:
+            patch.setattr(peft.peft_model, "set_peft_model_state_dict", no_memory)
+            with pytest.raises(RuntimeError, match="out of memory"):
+                model.generate(rows, SHORT, adapter=broken)
+        assert texts(model, rows) == base
+        tuned = texts(model, rows, trained.path)
+        assert tuned != base
+        assert texts(model, rows, broken) == tuned
+
+
+def test_several_adapters_answer_by_turns_and_each_as_pefts_own_switch_would(
+    trained: TrainedAdapter, tmp_path: Path
+) -> None:
+    from safetensors.torch import load_file, save_file
+
+    other = copy_adapter(trained, tmp_path / "half")
+    file = other / "adapter_model.safetensors"
+    save_file({name: value * 0.5 if "lora_B" in name else value for name, value in load_file(file).items()}, file)
+    rows = list(trained.heldout[:6])
+    model = get_backend("transformers", CPU).load("tiny-qwen3-vl", TINY)
+    assert isinstance(model, ResidentModel)
+    wanted: list[Path | None] = [None, trained.path, other]
+    first = {place: texts(model, rows, place) for place in wanted}
+    assert len({tuple(answers) for answers in first.values()}) == 3
+    for place in [other, None, other, trained.path, None, trained.path, trained.path, None]:
+        assert texts(model, rows, place) == first[place]
+    model._peft.set_adapter(model._adapters[next(key for key in model._adapters if key[0] == other.resolve())])
+    model._active = "unknown"
+    assert texts(model, rows, other) == first[other]
+    with model._peft.disable_adapter():
+        assert texts(model, rows, trained.path) == first[None]
+
+
+def test_switching_costs_next_to_nothing(resident: ResidentModel, trained: TrainedAdapter) -> None:
+    import time
+
+    resident.ensure_adapter(trained.path)
+    spent = []
+    for _ in range(20):
+        for name in (None, resident._adapters[next(reversed(resident._adapters))]):
+            started = time.process_time()
+            resident._activate(name)
+            spent.append(time.process_time() - started)
+    assert sorted(spent)[len(spent) // 2] < 0.002  # 33 layers; PEFT's own way takes 10 ms here
+
+
 def test_an_adapter_sees_images_by_the_rule_it_was_trained_with(
     resident: ResidentModel, trained: TrainedAdapter, tmp_path: Path
 ) -> None:
