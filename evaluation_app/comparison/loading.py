@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
     Numbers = NDArray[np.float64]
     Labels = NDArray[np.int64]
+    Flags = NDArray[np.int8]
     Columns = dict[str, Sequence[Any]]
     Arrays = dict[str, NDArray[Any]]
 
@@ -42,7 +43,7 @@ class RunRows:
     """
 
     index: Labels
-    seen: Labels
+    seen: Flags
     figures: dict[str, tuple[Numbers, Numbers]]
     predicted: Labels | None
     true: Labels | None
@@ -67,10 +68,14 @@ class RowReader:
     def read(self) -> RunRows:
         import numpy as np
 
-        pages = [self.arrays(columns) for columns in self.pages()] or [self.arrays(dict.fromkeys(self.fields(), ()))]
-        arrays = {name: np.concatenate([page[name] for page in pages]) for name in pages[0]}
-        evaluated = ~arrays["skipped"]
-        kept = {name: values[evaluated] for name, values in arrays.items()}
+        skipped, pages = [np.array([], dtype=np.int64)], [self.arrays(dict.fromkeys(self.fields(), ()))]
+        for columns in self.pages():
+            page = self.arrays(columns)
+            evaluated = ~np.array(columns["skipped"], dtype=bool)
+            skipped.append(page["index"][~evaluated])
+            pages.append({name: values[evaluated] for name, values in page.items()})
+        # Column by column, and its pieces let go: all of them twice would be the peak of a long comparison.
+        kept = {name: np.concatenate([page.pop(name) for page in pages]) for name in list(pages[0])}
         return RunRows(
             index=kept["index"],
             seen=kept["seen"],
@@ -81,7 +86,7 @@ class RowReader:
             },
             predicted=kept.get("predicted"),
             true=kept.get("true"),
-            skipped=arrays["index"][arrays["skipped"]],
+            skipped=np.concatenate(skipped),
             num_reused=int(kept["reused"].sum()),
         )
 
@@ -107,8 +112,7 @@ class RowReader:
         seen = [UNKNOWN if value is None else int(value) for value in columns["seen_in_training"]]
         found: Arrays = {
             "index": np.array(columns["index"], dtype=np.int64),
-            "skipped": np.array(columns["skipped"], dtype=bool),
-            "seen": np.array(seen, dtype=np.int64),
+            "seen": np.array(seen, dtype=np.int8),
             "reused": np.array(columns["reused"], dtype=bool),
         }
         for name in ALWAYS_SCORED:

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 
     Numbers = NDArray[np.float64]
     Labels = NDArray[np.int64]
+    Flags = NDArray[np.int8]
     Mask = NDArray[np.bool_]
     Ratio = tuple[Numbers, Numbers]
 
@@ -41,7 +42,7 @@ class Pairs:
     index: Labels
     baseline_right: Mask
     candidate_right: Mask
-    seen: Labels
+    seen: Flags
     figures: dict[str, tuple[Ratio, Ratio]]
     predicted: tuple[Labels, Labels] | None
     true: Labels | None
@@ -73,7 +74,10 @@ class Pairs:
     def without_figures(self, names: Collection[str]) -> Pairs:
         return replace(self, figures={name: ratios for name, ratios in self.figures.items() if name not in names})
 
-    def take(self, mask: Mask) -> Pairs:
+    def take(self, mask: Mask | Labels) -> Pairs:
+        """The rows of a mask, or at these places."""
+        if mask.dtype == bool and mask.all():
+            return self  # no second copy of half a million rows
         return replace(
             self,
             index=self.index[mask],
@@ -112,6 +116,8 @@ def pair_rows(baseline: RunRows, candidate: RunRows) -> tuple[Pairs, LeftOut]:
 
 
 def _rows(ratio: Ratio, places: Labels) -> Ratio:
+    if places.size == ratio[0].size:  # ascending and complete: the rows as they are
+        return ratio
     return ratio[0][places], ratio[1][places]
 
 
@@ -119,13 +125,12 @@ def _labels(old: Labels | None, new: Labels | None, at_old: Labels, at_new: Labe
     return None if old is None or new is None else (old[at_old], new[at_new])
 
 
-def either_saw(old: Labels, new: Labels) -> Labels:
+def either_saw(old: Flags, new: Flags) -> Flags:
     """Seen when either model saw the row in training; unknown when one of them may have."""
     import numpy as np
 
     unknown = (old == UNKNOWN) | (new == UNKNOWN)
-    seen: Labels = np.where((old == 1) | (new == 1), 1, np.where(unknown, UNKNOWN, 0))
-    return seen
+    return np.where((old == 1) | (new == 1), 1, np.where(unknown, UNKNOWN, 0)).astype(np.int8)
 
 
 def _left_out(baseline: RunRows, candidate: RunRows, without_label: int) -> LeftOut:
@@ -134,23 +139,13 @@ def _left_out(baseline: RunRows, candidate: RunRows, without_label: int) -> Left
     def both(one: Labels, other: Labels) -> int:
         return int(np.isin(one, other, assume_unique=True).sum())
 
-    in_both = both(baseline.index, candidate.index)
     skipped_new = both(candidate.skipped, baseline.index)
     skipped_old = both(baseline.skipped, candidate.index)
     skipped_both = both(baseline.skipped, candidate.skipped)
+    shared = both(baseline.index, candidate.index) + skipped_new + skipped_old + skipped_both
     return LeftOut(
-        only_in_baseline=baseline.index.size
-        + baseline.skipped.size
-        - in_both
-        - skipped_new
-        - skipped_old
-        - skipped_both,
-        only_in_candidate=candidate.index.size
-        + candidate.skipped.size
-        - in_both
-        - skipped_new
-        - skipped_old
-        - skipped_both,
+        only_in_baseline=baseline.index.size + baseline.skipped.size - shared,
+        only_in_candidate=candidate.index.size + candidate.skipped.size - shared,
         skipped_in_baseline=skipped_old,
         skipped_in_candidate=skipped_new,
         skipped_in_both=skipped_both,

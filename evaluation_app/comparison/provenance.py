@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     Labels = NDArray[np.int64]
+    Flags = NDArray[np.int8]
 
 
 @dataclass(frozen=True)
@@ -71,15 +72,15 @@ def marked(run: EvaluationRun, rows: RunRows, provenance: Provenance, links: Row
     return replace(rows, seen=seen), by_content and bool((seen != UNKNOWN).any())
 
 
-def _seen_in(training: TrainingRun, run: EvaluationRun, index: Labels, links: RowLinks) -> Labels:
+def _seen_in(training: TrainingRun, run: EvaluationRun, index: Labels, links: RowLinks) -> Flags:
     """By number in the same dataset; else rows that show an image (or, without one, ask a prompt) of its rows."""
     import numpy as np
 
     trained = decode_ranges(training.trained_rows)
     if training.dataset_id == run.dataset_id:
-        return np.isin(index, np.array(trained, dtype=np.int64)).astype(np.int64)
+        return np.isin(index, np.array(trained, dtype=np.int64)).astype(np.int8)
     try:
         theirs = read_links(dataset=training.dataset, mapping=training.mapping)
     except ConflictError:  # its table is gone
-        return np.full(index.size, UNKNOWN, dtype=np.int64)
-    return links.sharing(index, theirs.things_of(trained)).astype(np.int64)
+        return np.full(index.size, UNKNOWN, dtype=np.int8)
+    return links.sharing(index, theirs.things_of(trained)).astype(np.int8)

@@ -24,7 +24,9 @@ def page_of_pairs(
 
 def read_pairs(paired: PairedRuns, pairs: Pairs, places: Sequence[int]) -> Iterator[dict[str, Any]]:
     """The rows at these places of `pairs`, in the order given, with their samples."""
-    transitions = pairs.take(list(places)).transitions() if len(places) else []  # type: ignore[arg-type]
+    import numpy as np
+
+    transitions = pairs.take(np.array(places, dtype=np.int64)).transitions()
     for start in range(0, len(places), BATCH):
         chosen = places[start : start + BATCH]
         indices = [int(pairs.index[place]) for place in chosen]

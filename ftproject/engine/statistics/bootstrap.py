@@ -66,9 +66,11 @@ def bootstrap_differences(
     terms = [(name, *pair) for name, figure in figures.items() for pair in figure.terms]
     if not terms or not units.size:
         return dict.fromkeys(figures)
-    columns = np.column_stack([unit_sums(column, units) for _, base, new in terms for column in (*base, *new)])
+    count = int(units.max()) + 1
+    blocks = _in_blocks(units, count, seed)
+    columns = np.column_stack([unit_sums(column, blocks) for _, base, new in terms for column in (*base, *new)])
     names = [name for name, *_ in terms]
-    sums = _resampled_sums(_in_blocks(columns, seed), _two_pseudo_units(columns), resamples, seed)
+    sums = _resampled_sums(columns, _two_pseudo_units(columns, count), resamples, seed)
     observed = _figures(columns.sum(axis=0)[None, :], names)
     drawn = _figures(sums, names)
     tails = [(1 - level) / 2, (1 + level) / 2]
@@ -111,25 +113,25 @@ def _mean_of_defined(ratios: Numbers) -> Numbers:
     return mean
 
 
-def _two_pseudo_units(columns: Numbers) -> Numbers:
+def _two_pseudo_units(columns: Numbers, count: int) -> Numbers:
     """One unit of average weight in which the candidate is wholly right and the baseline wholly wrong; its mirror."""
     import numpy as np
 
-    base_weight, new_weight = columns[:, 1::4].mean(axis=0), columns[:, 3::4].mean(axis=0)
+    base_weight, new_weight = columns[:, 1::4].sum(axis=0) / count, columns[:, 3::4].sum(axis=0) / count
     won, lost = np.zeros((2, columns.shape[1]))
     won[1::4] = lost[1::4] = lost[0::4] = base_weight
     won[3::4] = lost[3::4] = won[2::4] = new_weight
     return np.vstack([won, lost])
 
 
-def _in_blocks(units: Numbers, seed: int) -> Numbers:
-    """At most MOST_UNITS sums of units, put together at random; sums of independent units stay independent."""
+def _in_blocks(units: Labels, count: int, seed: int) -> Labels:
+    """At most MOST_UNITS labels: units put together at random; sums of independent units stay independent."""
     import numpy as np
 
-    if units.shape[0] <= MOST_UNITS:
+    if count <= MOST_UNITS:
         return units
-    block = np.random.default_rng([seed, 1]).permutation(units.shape[0]) % MOST_UNITS
-    return np.column_stack([np.bincount(block, weights=column, minlength=MOST_UNITS) for column in units.T])
+    block: Labels = np.random.default_rng([seed, 1]).permutation(count) % MOST_UNITS
+    return block[units]
 
 
 def _resampled_sums(units: Numbers, pseudo: Numbers, resamples: int, seed: int) -> Numbers:
