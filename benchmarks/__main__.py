@@ -17,6 +17,8 @@ BENCHMARKS = [
     "evaluation",
     "evaluation_export",
     "scoring",
+    "verdicts",
+    "comparison",
     "inference",
 ]
 
