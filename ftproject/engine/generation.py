@@ -15,9 +15,9 @@ from ftproject.engine.models import is_out_of_memory
 # So many whole batches after one that did not fit, a batch of twice the size is tried again; each failure doubles it.
 PATIENCE = 8
 LONGEST_PATIENCE = 128
-# On a CPU reading the prompts is the greater part and computing-bound: beyond this a batch gains nothing and pads more
-# (500 mixed rows of 17 to 167 tokens: 1.4 cpu s up to here, 3.0 in batches of 256 rows).
-PROMPT_TOKENS_ON_CPU = 8192
+# On a CPU reading the prompts is the greater part and computing-bound: beyond this a batch pads more and leaves the
+# processor's caches (500 mixed rows of 17 to 167 tokens: 1.05 cpu s with 2,048 and 3,072, 1.20 with 8,192).
+PROMPT_TOKENS_ON_CPU = 3072
 
 Answers = list[tuple[ResolvedConversation, Generation]]
 BatchDone = Callable[[Answers], None]
