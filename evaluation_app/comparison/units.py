@@ -37,7 +37,7 @@ class RowLinks:
         rows = np.searchsorted(index, self.rows[chosen])
         _, things = np.unique(self.things[chosen], return_inverse=True)
         kept = _telling(rows, things)
-        return _connected(index.size, rows[kept], things[kept])
+        return _in_order(_connected(index.size, rows[kept], things[kept]))
 
     def things_of(self, rows: Sequence[int]) -> Labels:
         """What these rows show or ask."""
@@ -78,16 +78,28 @@ def _connected(count: int, rows: Labels, things: Labels) -> Labels:
     import numpy as np
 
     if rows.size == count and (rows == np.arange(count)).all():
-        _, labels = np.unique(things, return_inverse=True)
-        return labels.astype(np.int64)
+        return things
     from scipy.sparse import coo_array
     from scipy.sparse.csgraph import connected_components
 
     size = count + int(things.max(initial=-1)) + 1
     links = coo_array((np.ones(rows.size, dtype=np.int8), (rows, count + things)), shape=(size, size))
     _, labels = connected_components(links, directed=False)
-    _, units = np.unique(labels[:count], return_inverse=True)
-    return units.astype(np.int64)
+    found: Labels = labels[:count]
+    return found
+
+
+def _in_order(labels: Labels) -> Labels:
+    """0 for the first row's unit, 1 for the next other one: hashes of texts are others in each process, and the draws
+    of the bootstrap go by these numbers.
+    """
+    import numpy as np
+
+    _, first, places = np.unique(labels, return_index=True, return_inverse=True)
+    rank = np.empty_like(first)
+    rank[np.argsort(first)] = np.arange(first.size)
+    units: Labels = rank[places]
+    return units
 
 
 def read_links(*, dataset: Dataset, mapping: ColumnMapping) -> RowLinks:
