@@ -108,7 +108,7 @@ def page_of_samples(*, run: EvaluationRun, query: SampleQuery, page: int, page_s
     samples = filtered_samples(run=run, query=query)
     if query.sort == "index":
         shown = Page(page, page_size, number_of(run, samples))
-        return shown, fetched([samples.order_by("index")], [shown.total], shown)
+        return shown, fetched(run, [samples.order_by("index")], [shown.total], shown)
     metric = metric_named(run, query.metric)
     score = score_of(metric)
     # Two queries: with NULLS LAST neither database reads the order out of an index.
@@ -118,19 +118,19 @@ def page_of_samples(*, run: EvaluationRun, query: SampleQuery, page: int, page_s
     parts = [scored.order_by(F("of").asc() if ascending else F("of").desc(), "index"), unscored.order_by("index")]
     counts = [number_of(run, scored), number_of(run, unscored)]
     shown = Page(page, page_size, sum(counts))
-    return shown, fetched(parts, counts, shown)
+    return shown, fetched(run, parts, counts, shown)
 
 
-def fetched(parts: Sequence[QuerySet[Sample]], counts: Sequence[int], shown: Page) -> list[Sample]:
-    """The page out of several queries one after the other: first the keys, which an index holds, then their rows."""
+def fetched(run: EvaluationRun, parts: Sequence[QuerySet[Sample]], counts: Sequence[int], shown: Page) -> list[Sample]:
+    """The page out of several queries one after the other: first row numbers, which an index holds, then the rows."""
     keys: list[int] = []
     start = shown.offset
     for part, count in zip(parts, counts, strict=True):
         missing = shown.page_size - len(keys)
         if missing and start < count:
-            keys += part.values_list("pk", flat=True)[start : start + missing]
+            keys += part.values_list("index", flat=True)[start : start + missing]
         start = max(0, start - count)
-    found = Sample.objects.in_bulk(keys)
+    found = {sample.index: sample for sample in Sample.objects.filter(run=run, index__in=keys)}
     return [found[key] for key in keys if key in found]
 
 

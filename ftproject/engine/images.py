@@ -50,12 +50,16 @@ def inspect_image(source: bytes | Path) -> ImageFacts:
 
 
 def decoded_pixels(source: bytes | Path, at_least: int) -> int:
-    """How many pixels `open_image(source, at_least=...)` would hold at once; raises ImageError as it does."""
+    """How many pixels `open_image(source, at_least=...)` would decode, those of a transparent image counted twice.
+
+    It is laid on white in a second layer: 24 pictures of 1500 x 1500 at two a time took 114 MB, opaque ones 50 MB
+    (measured). Raises ImageError as open_image does.
+    """
     with _open_checked(source) as image:
         # libjpeg keeps the coefficients of a whole progressive file, however small it is decoded.
         if "progressive" not in image.info:
             image.draft(None, (at_least, at_least))
-        return image.width * image.height
+        return image.width * image.height * (2 if image.has_transparency_data else 1)
 
 
 def open_image(source: bytes | Path, *, at_least: int | None = None) -> Image.Image:

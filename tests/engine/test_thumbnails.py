@@ -97,6 +97,9 @@ def test_a_large_jpeg_is_decoded_at_an_eighth_and_a_progressive_one_is_counted_w
     plain = encoded("JPEG", (4000, 3000))
     assert decoded_pixels(plain, 160) == 500 * 375
     assert decoded_pixels(encoded("JPEG", (4000, 3000), progressive=True), 160) == 12_000_000
+    assert decoded_pixels(encoded("PNG", (100, 100), "RGBA"), 160) == 2 * decoded_pixels(
+        encoded("PNG", (100, 100)), 160
+    )
     assert open_image(plain, at_least=160).size == (500, 375)
     assert open_image(plain).size == (4000, 3000)
 
