@@ -109,7 +109,7 @@ def table(runs: dict[str, list[dict[str, Any]]], scores: dict[str, float]) -> li
         between(item, "loaded", "first_step", "wall") - between(item, "loaded", "trained", "wall") / STEPS
         for item in runs["ours"]
     ]
-    peaks = {side: spread([item["peak_mb"] for item in runs[side]], 0) for side in runs}
+    peaks = {side: spread([item["clock"]["peak_mb"]["end"] for item in runs[side]], 0) for side in runs}
     same = len({json.dumps(item["losses"]) for item in runs["ours"]}) == 1
     return [
         compared("training phase", "ready", "trained", "at most 1.0 x, target 0.8 x"),

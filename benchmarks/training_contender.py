@@ -21,15 +21,17 @@ BATCH, RATE, WARMUP, RANK, ALPHA = 16, 4e-3, 5, 16, 32
 
 @dataclass
 class Clock:
-    """CPU and wall seconds of the process at named moments."""
+    """CPU and wall seconds of the process at named moments, and its peak memory in MiB until then."""
 
     cpu: dict[str, float] = field(default_factory=dict)
     wall: dict[str, float] = field(default_factory=dict)
+    peak_mb: dict[str, float] = field(default_factory=dict)
     started: float = field(default_factory=time.monotonic)
 
     def mark(self, name: str) -> None:
         self.cpu.setdefault(name, time.process_time())
         self.wall.setdefault(name, time.monotonic() - self.started)
+        self.peak_mb.setdefault(name, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
 
 
 def main() -> None:
@@ -38,22 +40,18 @@ def main() -> None:
     clock = Clock()
     losses = {"ours": train_ours, "trl": train_trl}[side](work, folder / side, clock)
     clock.mark("end")
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-    print(json.dumps({"clock": asdict(clock), "peak_mb": peak, "losses": losses}))
+    print(json.dumps({"clock": asdict(clock), "losses": losses}))
 
 
 def train_ours(work: dict[str, Any], folder: Path, clock: Clock) -> list[float]:
     """The engine as a run process calls it: checkpoints, verification and provenance included."""
-    import peft
-    import transformers.trainer
-    import trl
-
     from ftproject.engine.backends.base import TrainingJob
     from ftproject.engine.configs import DeviceFacts, parse_training_config, resolve_training_config
     from ftproject.engine.conversations import Conversation, ResolvedConversation
+    from ftproject.engine.lean_imports import import_training_libraries
     from ftproject.engine.training import train
 
-    _ = peft.PeftModel, transformers.Qwen3VLForConditionalGeneration, transformers.trainer.Trainer, trl.SFTTrainer
+    import_training_libraries()
     clock.mark("imported")
     listener = Listener(clock)
     sft = {

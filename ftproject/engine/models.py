@@ -10,6 +10,7 @@ from typing import Any
 
 from ftproject.engine.backends.base import EngineError
 from ftproject.engine.configs import LoraSettings
+from ftproject.engine.lean_imports import lean_imports
 from ftproject.engine.vision_tower import quicken_vision_tower
 
 MODEL_CLASSES = {
@@ -152,7 +153,6 @@ def load_base_model(path: str, *, device: str, load_in_4bit: bool = False, dtype
     `dtype` null takes what the device answers best in. What is quantised keeps its 4 bits, its computing has the dtype.
     """
     import torch
-    import transformers
 
     facts = model_facts(path)
     limit_cpu_threads()
@@ -164,7 +164,10 @@ def load_base_model(path: str, *, device: str, load_in_4bit: bool = False, dtype
     if load_in_4bit and not facts.quantised:
         options["quantization_config"] = _four_bit_config(dtype)
     quantised = facts.quantised or load_in_4bit
-    model_class = getattr(transformers, MODEL_CLASSES[facts.model_type])
+    with lean_imports():
+        import transformers
+
+        model_class = getattr(transformers, MODEL_CLASSES[facts.model_type])
     model = model_class.from_pretrained(
         path,
         dtype=dtype,

@@ -33,6 +33,7 @@ from ftproject.engine.conversations import ResolvedConversation
 from ftproject.engine.encoding import EncodedRow, build_batch
 from ftproject.engine.gpu import device_facts
 from ftproject.engine.heldout_answers import Generating, HeldoutAnswers, evaluation_mode, spread
+from ftproject.engine.lean_imports import import_training_libraries
 from ftproject.engine.models import is_out_of_memory, use_one_gpu
 from ftproject.engine.out_of_memory import memory_advice
 from ftproject.engine.pixel_cache import PixelCache
@@ -124,6 +125,7 @@ def run_training(
     checkpoint = adopt_checkpoint(source, job.work_dir) if source else None
     with _out_of_memory_explained(run):
         callbacks.on_phase("loading_model", f"loading {job.effective.model_name}")
+        import_training_libraries()
         seed_everything(run.config.sft.seed)
         trainable = build(job.effective)
         run.image_token_id = trainable.processor.image_token_id
