@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -144,3 +145,25 @@ def test_a_resumed_run_ends_where_the_straight_run_ends(subject: Subject, digit_
     one, two = tensors(straight.adapter_path), tensors(resumed.adapter_path)
     exact = not subject.device.cuda
     assert all(torch.equal(one[name], two[name]) if exact else one[name].allclose(two[name], atol=1e-2) for name in one)
+
+
+def test_a_four_bit_base_trains_and_its_adapter_is_still_float32(
+    subject: Subject, digit_rows: Any, tmp_path: Path
+) -> None:
+    """NF4 by bitsandbytes, the vision tower left as it is; on a CPU too, where it is slower and off by default."""
+    import torch
+
+    if unsloth_on_cpu.wanted():
+        pytest.skip("Unsloth quantises on CUDA only")
+    job = subject.job(tmp_path, digit_rows[:16], max_steps=3)
+    config = job.effective.config
+    four_bit = replace(job.effective, config=replace(config, model=replace(config.model, load_in_4bit=True)))
+    recorder = Recorder()
+    result = subject.backend.train(replace(job, effective=four_bit), recorder)
+    assert result.adapter_effective is True
+    assert all(math.isfinite(loss) for loss in recorder.losses)
+    plain = Recorder()
+    subject.backend.train(subject.job(tmp_path / "plain", digit_rows[:16], max_steps=3), plain)
+    assert recorder.losses == pytest.approx(plain.losses, rel=0.1)
+    assert recorder.losses != plain.losses
+    assert {tensor.dtype for tensor in tensors(result.adapter_path).values()} == {torch.float32}
