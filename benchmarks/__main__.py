@@ -15,6 +15,8 @@ BENCHMARKS = [
     "training",
     "kills",
     "evaluation",
+    "evaluation_memory",
+    "evaluation_kills",
     "evaluation_export",
     "scoring",
     "verdicts",
