@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import resource
 import time
 import warnings
 from collections.abc import Callable, Iterator
@@ -171,15 +170,10 @@ def large_rows() -> Iterator[tuple[str, str, str]]:
     right = paired_rows(random, ROWS_OF_LARGE, 0.6, 0.61, 0.8)
     pairs, units = pairs_of(*right), np.arange(ROWS_OF_LARGE)
     figures = {f"metric {number}": PairedFigure((pairs.figures["exact_match"],)) for number in range(6)}
-    before, started = peak_mb(), time.monotonic()
+    started = time.monotonic()
     weigh(pairs, units, metric="exact_match", higher_is_better=True, rows="all", seed=0)
     tested = time.monotonic() - started
     bootstrap_differences(figures, units, level=LEVEL, resamples=2000, seed=0)
     whole = time.monotonic() - started
     yield "test, power and rows that would settle it", f"{tested:.2f} s", ""
     yield "with the intervals of six metrics, 2,000 resamples", f"{whole:.2f} s", ""
-    yield "peak memory above the arrays", f"{peak_mb() - before:.0f} MB", ""
-
-
-def peak_mb() -> float:
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
