@@ -113,7 +113,12 @@ class RowTrainer(SFTTrainer):  # type: ignore[misc]
         self.best_weights: dict[str, Any] | None = None
         self.due_logs: list[dict[str, float]] = []
         self._writing_dir: Path | None = None
+        trained = {item: item.data for item in arguments["model"].parameters() if item.requires_grad}
         super().__init__(**arguments)
+        # TRL makes the adapter of a quantised base bfloat16, where small steps get lost; Unsloth takes that out of TRL.
+        for parameter, data in trained.items():
+            if parameter.dtype != data.dtype:
+                parameter.data = data.to(parameter.device)
         # Unsloth's trainer turns one of these on with mixed precision: an evaluation after the last step would then
         # round the adapter, before it is saved.
         self.args.bf16_full_eval = self.args.fp16_full_eval = False
