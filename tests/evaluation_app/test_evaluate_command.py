@@ -163,6 +163,20 @@ def test_base_and_adapters_stand_side_by_side_in_one_table_and_one_file(tmp_path
 
 
 @pytest.mark.slow
+def test_several_datasets_in_one_call_make_a_table_and_a_file_each(tmp_path: Path) -> None:
+    here = Installation(tmp_path, "fake")
+    here.load(5)
+    here.load(4)
+    output = tmp_path / "answers.csv"
+    out, err = here.manage("evaluate", "--base", "--dataset", "1", "--dataset", "2", "--output", str(output))
+    assert out.count("shapes.csv, rows: all") == 2
+    files = [tmp_path / f"answers_dataset{number}.csv" for number in (1, 2)]
+    assert [len(list(csv.DictReader(path.open(newline="")))) for path in files] == [5, 4]
+    assert all(str(path) in err for path in files)
+    assert not output.exists()
+
+
+@pytest.mark.slow
 def test_a_run_that_fails_ends_the_command_with_one_and_its_reason(tmp_path: Path) -> None:
     here = Installation(tmp_path, "fake")
     here.load(3)
@@ -209,3 +223,10 @@ def test_ctrl_c_stops_the_run_keeps_its_samples_and_tells_the_truth(tmp_path: Pa
     assert status == "error"
     assert error == f"Stopped after {kept} of 600 rows."
     assert stored <= kept < 600
+    assert "--resume" in err
+
+    # The same command again goes on with what is missing.
+    del here.environment["QWEN3VL_EVALUATION_BATCH_SIZE"]
+    here.manage("evaluate", "--base", "--resume")
+    assert here.query("select id, status, num_samples from evaluation_app_evaluationrun") == [(1, "completed", 600)]
+    assert here.query('select count(*), count(distinct "index") from evaluation_app_sample') == [(600, 600)]
