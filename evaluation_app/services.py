@@ -4,7 +4,6 @@ import hashlib
 import json
 import logging
 import shutil
-from collections.abc import Sequence
 from dataclasses import asdict
 
 from django.db import IntegrityError, transaction
@@ -38,13 +37,6 @@ def start_evaluation(
         if earlier := find_earlier_run(idempotency_key, digest):
             return earlier
         raise
-
-
-def start_evaluations(*, requests: Sequence[EvaluationRequest]) -> list[EvaluationRun]:
-    """Queues several runs, all of them or none."""
-    runs = [plan_run(request) for request in requests]
-    with transaction.atomic():
-        return [queue_run(run)[0] for run in runs]
 
 
 def hash_request(request: EvaluationRequest) -> str:
