@@ -2,14 +2,18 @@
 
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections import Counter
+from collections.abc import Callable, Generator, Iterator
+from contextlib import closing
 from typing import Any
 
 import pytest
 
+from datasets_app import preparation
 from datasets_app.models import ColumnMapping, Dataset
-from datasets_app.preparation import PreparedRows, prepare_rows
+from datasets_app.preparation import PreparedRow, PreparedRows, image_warnings, iter_prepared, prepare_rows
 from datasets_app.services import mapping_set
+from ftproject.engine.conversations import build_conversation
 from tests.core.image_server import ImageServer, response
 from tests.datasets_app.conftest import Upload
 from tests.datasets_app.test_images import data_uri, png
@@ -142,3 +146,65 @@ def test_a_stop_gives_back_what_is_ready_without_waiting_for_slow_images(prepare
     assert time.monotonic() - began < 5
     assert [row.index for row in prepared.rows] == [0]
     leave.set()
+
+
+def test_rows_come_one_by_one_with_the_images_of_the_next_under_way(
+    upload: Upload, server: ImageServer, settings: Any
+) -> None:
+    """Without their cells; what is left out is counted as the rows come."""
+    settings.IMAGE_CONCURRENCY = 2
+    server.answers |= {f"/{number}.png": response(png()) for number in range(60)}
+    dataset, mapping = uploaded(upload, [server.url(f"/{number}.png") for number in range(60)])
+    lost: Counter[str] = Counter()
+    with closing(iterated(dataset, mapping, lost=lost, ahead=30)) as rows:
+        first = next(rows)
+        deadline = time.monotonic() + 10
+        while len(server.requests) < 30 and time.monotonic() < deadline:
+            time.sleep(0.01)
+        assert (first.index, first.row, len(first.resolved.image_paths)) == (0, None, 1)
+        assert 30 <= len(server.requests) < 60
+        assert [row.index for row in rows] == list(range(1, 60))
+    assert lost == Counter()
+
+
+def test_rows_that_hold_their_images_wait_by_characters_not_by_rows(
+    upload: Upload, settings: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings.IMAGE_CONCURRENCY = 1
+    monkeypatch.setattr(preparation, "WAITING_CHARS", 3000)
+    dataset, mapping = uploaded(upload, [data_uri(png()) + " " * 500 for _ in range(80)])
+    read: list[int] = []
+    build = build_conversation
+
+    def counting(index: int, *args: Any) -> Any:
+        read.append(index)
+        return build(index, *args)
+
+    monkeypatch.setattr(preparation, "build_conversation", counting)
+    with closing(iterated(dataset, mapping, ahead=70)) as rows:
+        next(rows)
+        # Two steps of four rows for each fetching thread; 70 would have been read without the bound.
+        assert len(read) <= 8
+        assert len(list(rows)) == 79
+
+
+def test_a_stop_ends_the_rows_and_lost_images_are_counted(upload: Upload) -> None:
+    dataset, mapping = uploaded(upload, ["http://10.0.0.1/cat.png"] * 9)
+    lost: Counter[str] = Counter()
+    asked = iter([False] * 3 + [True] * 99)
+    rows = list(iterated(dataset, mapping, lost=lost, should_stop=lambda: next(asked)))
+    assert 0 < len(rows) <= 3
+    (warning,) = image_warnings(lost)
+    assert warning.startswith(f"{len(rows)} image")
+
+
+def uploaded(upload: Upload, images: list[str]) -> tuple[Dataset, ColumnMapping]:
+    upload(b"prompt,response,image\n" + "".join(f'p{n},r,"{image}"\n' for n, image in enumerate(images)).encode())
+    dataset = Dataset.objects.get(is_current=True)
+    columns = {"prompt_column": "prompt", "response_column": "response", "image_url_columns": ["image"]}
+    return dataset, mapping_set(dataset=dataset, **columns, mandatory_columns=[])
+
+
+def iterated(dataset: Dataset, mapping: ColumnMapping, **options: Any) -> Generator[PreparedRow, None, None]:
+    given: dict[str, Any] = {"limit": None, "should_stop": lambda: False, "lost": Counter(), "ahead": 0}
+    return iter_prepared(dataset=dataset, mapping=mapping, **{**given, "indices": range(10**6), **options})
