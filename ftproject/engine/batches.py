@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from itertools import groupby
 from typing import Any
 
+from ftproject.engine.backends.base import RowError
 from ftproject.engine.encoding import EncodedRow, build_batch
 from ftproject.engine.pixel_cache import PIXEL_CACHE_BYTES, PixelCache
 
 ROWS_KEY = "row_indices"
+FAILURE_KEY = "row_error"
 SHAPES_KNOWN = 512
 Collate = Callable[[Sequence[dict[str, int]]], dict[str, Any]]
 
@@ -49,6 +51,28 @@ class RowCollator:
         if self._positions is not None and "image_grid_thw" in batch:
             batch["position_ids"] = self._positions(rows, batch["image_grid_thw"], self._image_token_id)
         return batch | {ROWS_KEY: [row.index for row in rows]}
+
+
+class FailuresAsBatches:
+    """A collator whose RowError is a batch that says so: `require_batch` raises it in the training's own process.
+
+    Raised in a loader process it would arrive as torch's RuntimeError around a traceback.
+    """
+
+    def __init__(self, collate: Collate) -> None:
+        self._collate = collate
+
+    def __call__(self, features: Sequence[dict[str, int]]) -> dict[str, Any]:
+        try:
+            return self._collate(features)
+        except RowError as error:
+            return {FAILURE_KEY: (error.code, error.message)}
+
+
+def require_batch(batch: Mapping[str, Any]) -> None:
+    """Raises the RowError that kept the batch from being made, naming its row."""
+    if FAILURE_KEY in batch:
+        raise RowError(*batch[FAILURE_KEY])
 
 
 class PositionIndex:

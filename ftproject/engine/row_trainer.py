@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-import gc
 import math
-import random
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from peft import get_peft_model_state_dict, set_peft_model_state_dict
 from safetensors import SafetensorError
@@ -22,8 +18,8 @@ from transformers.trainer_callback import TrainerState
 from trl import SFTTrainer
 
 from ftproject.engine.adapters import WEIGHTS_FILE
-from ftproject.engine.backends.base import EndedBy, TrainingCallbacks, TrainingError
-from ftproject.engine.batches import ROWS_KEY, length_grouped_sampler
+from ftproject.engine.backends.base import EndedBy, TrainingCallbacks
+from ftproject.engine.batches import ROWS_KEY, length_grouped_sampler, require_batch
 from ftproject.engine.checkpoints import (
     Checkpoint,
     JobFacts,
@@ -31,11 +27,19 @@ from ftproject.engine.checkpoints import (
     latest_checkpoint,
     write_checkpoint,
 )
+from ftproject.engine.loop_guards import (
+    EvaluationStoppedError,
+    WatchedLosses,
+    few_walks,
+    garbage_set_aside,
+    is_disk_failure,
+    not_finite_error,
+    random_numbers_kept,
+    stopped_before_first_step,
+)
 from ftproject.engine.loop_state import LoopState
 
 BEST_ADAPTER_FILE = "best_adapter.safetensors"
-LOSSES_HELD = 64  # unlooked-at losses kept on a CUDA device
-DISK_WORDS = ("inline_container", "file write failed", "unexpected pos", "PytorchStreamWriter")
 
 
 @dataclass(frozen=True)
@@ -53,52 +57,6 @@ class LoopPlan:
     patience: int | None = None
     lengths: Sequence[int] | None = None
     answer_heldout: Callable[[Any], dict[str, float]] | None = None
-
-
-class EvaluationStoppedError(Exception):
-    """A stop was asked for in the middle of a held-out evaluation."""
-
-
-@dataclass
-class WatchedLosses:
-    """Losses not yet looked at, with the step and the dataset rows of each.
-
-    Looking at a loss makes a CUDA device wait, so there they are gathered until something waits anyway.
-    """
-
-    entries: list[tuple[int, Sequence[int], Any]] = field(default_factory=list)
-
-    def add(self, step: int, rows: Sequence[int], loss: Any) -> None:
-        self.entries.append((step, rows, loss.detach()))
-        if not loss.is_cuda or len(self.entries) >= LOSSES_HELD:
-            self.check()
-
-    def check(self) -> None:
-        """Raises TrainingError loss_not_finite for the first loss that is NaN or infinite."""
-        entries, self.entries = self.entries, []
-        if entries and not math.isfinite(float(torch.stack([loss for _, _, loss in entries]).sum())):
-            for step, rows, loss in entries:
-                if not torch.isfinite(loss):
-                    raise not_finite_error(f"the loss of step {step}", rows)
-
-
-def not_finite_error(what: str, rows: Sequence[int]) -> TrainingError:
-    """The error of a number that is NaN or infinite, naming the dataset rows of its batch."""
-    names = ", ".join(str(row) for row in rows)
-    message = f"{what} is not finite; its rows are {names}. Lower the learning rate or check them."
-    return TrainingError("loss_not_finite", message)
-
-
-@contextmanager
-def random_numbers_kept() -> Iterator[None]:
-    """Whatever is drawn inside, the training goes on with the random numbers it would have had."""
-    states = random.getstate(), np.random.get_state()
-    try:
-        with torch.random.fork_rng():
-            yield
-    finally:
-        random.setstate(states[0])
-        np.random.set_state(states[1])
 
 
 class RowTrainer(SFTTrainer):  # type: ignore[misc]
@@ -131,6 +89,11 @@ class RowTrainer(SFTTrainer):  # type: ignore[misc]
             return super()._get_train_sampler(train_dataset)
         rows_of_a_step = self.args.train_batch_size * self.args.gradient_accumulation_steps
         return length_grouped_sampler(self.plan.lengths, rows_of_a_step, self.args.seed)
+
+    def _get_num_items_in_batch(self, batch_samples: list[dict[str, Any]], device: Any) -> Any:
+        for batch in batch_samples:
+            require_batch(batch)
+        return super()._get_num_items_in_batch(batch_samples, device)
 
     def _prepare_inputs(self, inputs: dict[str, Any]) -> dict[str, Any]:
         self.rows_at_hand = tuple(inputs.pop(ROWS_KEY, self.rows_at_hand))
@@ -174,6 +137,7 @@ class RowTrainer(SFTTrainer):  # type: ignore[misc]
     def prediction_step(self, model: Any, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> Any:
         if self.plan.callbacks.should_stop():
             raise EvaluationStoppedError
+        require_batch(inputs)
         loss, logits, labels = super().prediction_step(model, inputs, *args, **kwargs)
         if not math.isfinite(float(loss)):
             raise not_finite_error(f"the held-out loss after step {self.state.global_step}", self.rows_at_hand)
@@ -319,46 +283,3 @@ class RowTrainer(SFTTrainer):  # type: ignore[misc]
         self._globalstep_last_logged = self.loop.logged_step
         self.state.log_history += self.due_logs
         self.due_logs = []
-
-
-@contextmanager
-def few_walks(model: Any, trained: Sequence[Any]) -> Iterator[None]:
-    """Spares two walks over every module of the model in each step: into the mode it is in, and to unset gradients.
-
-    Only `trained` parameters ever have a gradient. The walks of a step took 5 of 88 ms in the tiny model; a model of
-    8B parameters has ten times its modules.
-    """
-    change_mode = model.train
-
-    def train(mode: bool = True) -> Any:
-        return model if model.training == mode else change_mode(mode)
-
-    def zero_grad(set_to_none: bool = True) -> None:
-        for parameter in trained:
-            parameter.grad = None
-
-    model.train, model.zero_grad = train, zero_grad
-    try:
-        yield
-    finally:
-        del model.train, model.zero_grad
-
-
-@contextmanager
-def garbage_set_aside() -> Iterator[None]:
-    """Takes what exists now (a million objects of imported modules) out of the collector's rounds meanwhile."""
-    gc.freeze()
-    try:
-        yield
-    finally:
-        gc.unfreeze()
-
-
-def stopped_before_first_step() -> TrainingError:
-    """The error of a run that was stopped before it had trained anything."""
-    return TrainingError("stopped", "stopped before the first step: no adapter was made")
-
-
-def is_disk_failure(error: BaseException) -> bool:
-    """Whether writing failed for want of space or a broken disk; torch's writer has no error class of its own."""
-    return isinstance(error, OSError | SafetensorError) or any(word in str(error) for word in DISK_WORDS)

@@ -8,7 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ftproject.engine.batches import Collate, row_dataset
+from ftproject.engine.batches import Collate, FailuresAsBatches, row_dataset
 from ftproject.engine.device_rules import automatic_save_steps
 from ftproject.engine.hyperparameters import SftSettings, TrainingConfig
 
@@ -117,7 +117,7 @@ def build_trainer(
         train_dataset=row_dataset(train_rows),
         eval_dataset=row_dataset(heldout_rows, first=train_rows) if heldout_rows else None,
         processing_class=processor,
-        data_collator=collator,
+        data_collator=FailuresAsBatches(collator),
     )
     trainer.remove_callback(PrinterCallback)  # what it prints is what the callbacks are told
     trainer.add_callback(Reporter(trainer, plan.callbacks))

@@ -9,7 +9,8 @@ from typing import Any
 from transformers import TrainerCallback
 
 from ftproject.engine.backends.base import TrainingCallbacks, TrainingProgress
-from ftproject.engine.row_trainer import RowTrainer, stopped_before_first_step
+from ftproject.engine.loop_guards import stopped_before_first_step
+from ftproject.engine.row_trainer import RowTrainer
 
 
 class Reporter(TrainerCallback):  # type: ignore[misc]

@@ -10,7 +10,7 @@ import pytest
 
 from ftproject.engine.backends.base import EngineError, TrainingError
 from ftproject.engine.conversations import ResolvedConversation
-from ftproject.engine.row_trainer import not_finite_error
+from ftproject.engine.loop_guards import not_finite_error
 from ftproject.engine.trainer import trainer_arguments
 from ftproject.engine.training import latest_checkpoint, train
 from tests.engine.conftest import TrainedAdapter
@@ -201,14 +201,33 @@ def test_a_loss_that_is_not_finite_ends_the_run_and_names_its_rows(
     assert not job.adapter_dir.exists()
 
 
+def test_loader_processes_change_no_weight(tmp_path: Path, digit_rows: list[ResolvedConversation]) -> None:
+    results = []
+    for workers in (0, 2):
+        job = training_job(
+            tmp_path / str(workers),
+            digit_rows[:20],
+            digit_rows[30:36],
+            max_steps=6,
+            eval_steps=3,
+            dataloader_num_workers=workers,
+        )
+        results.append(train(job, Recorder(), device=CPU))
+    assert weights(results[0].adapter_path) == weights(results[1].adapter_path)
+    assert results[0].metrics["eval_loss"] == results[1].metrics["eval_loss"]
+
+
+@pytest.mark.parametrize(("side", "workers"), [("trained", 0), ("trained", 2), ("heldout", 0), ("heldout", 2)])
 def test_an_image_that_breaks_while_training_names_its_row(
-    tmp_path: Path, digit_rows: list[ResolvedConversation]
+    side: str, workers: int, tmp_path: Path, digit_rows: list[ResolvedConversation]
 ) -> None:
     broken = tmp_path / "broken.png"
     whole = digit_rows[0].image_paths[0].read_bytes()
     broken.write_bytes(whole[: len(whole) // 2])  # the header is fine, the pixels end early
-    job = training_job(tmp_path, [row(41, images=[broken])], max_steps=1)
-    with pytest.raises(EngineError, match="row 41: the image is damaged"):
+    bad = [row(41, images=[broken])]
+    rows, heldout = (bad, digit_rows[:1]) if side == "trained" else (digit_rows[:1], bad)
+    job = training_job(tmp_path, rows, heldout, max_steps=1, eval_steps=1, dataloader_num_workers=workers)
+    with pytest.raises(EngineError, match=r"^row 41: the image is damaged"):
         train(job, Recorder(), device=CPU)
 
 

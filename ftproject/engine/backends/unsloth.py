@@ -9,12 +9,12 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from ftproject.engine.backends.base import TrainingCallbacks, TrainingError, TrainingJob, TrainingResult
+from ftproject.engine.backends.base import RowError, TrainingCallbacks, TrainingError, TrainingJob, TrainingResult
 from ftproject.engine.batches import ROWS_KEY, Collate
 from ftproject.engine.configs import EffectiveConfig, LoraSettings, four_bit
 from ftproject.engine.conversations import Conversation, ResolvedConversation, messages_of
 from ftproject.engine.encoding import ASSISTANT_TURN, IGNORED, EncodedRow
-from ftproject.engine.images import open_image
+from ftproject.engine.images import ImageError, open_image
 from ftproject.engine.models import lora_target_regex, model_facts, torch_device, use_one_gpu
 from ftproject.engine.processors import load_processor
 from ftproject.engine.resident import ResidentModel
@@ -173,7 +173,7 @@ class UnslothRowCollator:
         examples = [
             {
                 "messages": _messages(self._rows[place].conversation),
-                "images": [open_image(path) for path in self._rows[place].image_paths],
+                "images": _open_images(self._rows[place]),
             }
             for place in places
         ]
@@ -218,6 +218,13 @@ def _answering(model: Any) -> Iterator[None]:
             yield
     finally:
         fast.for_training(model)
+
+
+def _open_images(row: ResolvedConversation) -> list[Any]:
+    try:
+        return [open_image(path) for path in row.image_paths]
+    except ImageError as error:
+        raise RowError(error.code, f"row {row.conversation.index}: {error.message}") from error
 
 
 @contextmanager
