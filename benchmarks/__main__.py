@@ -12,6 +12,8 @@ BENCHMARKS = [
     "images",
     "preflight",
     "adapters",
+    "merging",
+    "adapter_switching",
     "training",
     "kills",
     "evaluation",

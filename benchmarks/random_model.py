@@ -1,6 +1,6 @@
 """Writes Qwen3-VL models of real shapes with random weights: nothing is downloaded, steps cost the same.
 
-`python -m benchmarks.random_model 2b|8b|tiny FOLDER`. The shapes are those of the published config.json files;
+`python -m benchmarks.random_model 2b|8b|400m|tiny FOLDER`. The shapes are those of the published config.json files;
 tokenizer and template are the bundled tiny model's, the vocabulary is padded to the real size.
 """
 
@@ -39,6 +39,11 @@ SHAPES: dict[str, dict[str, dict[str, Any]]] = {
             "deepstack_visual_indexes": [8, 16, 24],
         },
         "top": {"tie_word_embeddings": False},
+    },
+    "400m": {
+        "text": {"hidden_size": 1024, "intermediate_size": 3072, "num_hidden_layers": 14, "num_attention_heads": 16},
+        "vision": {"hidden_size": 512, "intermediate_size": 1024, "depth": 4, "deepstack_visual_indexes": [1, 2, 3]},
+        "top": {"tie_word_embeddings": True},
     },
     # For trying the benchmarks out on a CPU.
     "tiny": {

@@ -86,9 +86,14 @@ class MergeProbe:
     def compare(self, merged: Path) -> MergeCheck:
         """Loads the merged folder as every run would, and compares; raises ModelError when it does not load."""
         model = load_base_model(str(merged), device=self._device)
-        logits = self._logits(model)
+        check = self.check(model)
         del model
         _release_memory()
+        return check
+
+    def check(self, model: Any) -> MergeCheck:
+        """Compares a loaded model, which stands for the merged one."""
+        logits = self._logits(model)
         wanted = self._tuned - self._base
         return MergeCheck(
             difference=_rms(logits - self._tuned) / _rms(self._tuned),

@@ -16,6 +16,7 @@ from ftproject.engine.tensor_files import (
     TensorFileError,
     quantisation_parts,
     quantised_weights,
+    read_tensor,
     weight_shapes,
 )
 
@@ -101,7 +102,7 @@ def _merged_tensor(source: MergeSource, name: str) -> Any:
     pair = source.pairs.get(name.removesuffix(".weight"))
     if pair is None:
         return weight.to(dtype)
-    a, b = (_tensor(entry).float() for entry in (pair.a, pair.b))
+    a, b = (read_tensor(entry).float() for entry in (pair.a, pair.b))
     merged = weight.float() + (b @ a) * source.scaling
     if not torch.isfinite(merged).all():
         raise TensorFileError("weights_not_finite", f"{name} is not finite once the adapter is merged into it")
@@ -111,8 +112,8 @@ def _merged_tensor(source: MergeSource, name: str) -> Any:
 def stochastic_bfloat16(values: Any, *, seed: int) -> Any:
     """float32 values in bfloat16, up or down by chance so that the mean error is zero; the same for the same seed.
 
-    A base's weights lie on the bfloat16 grid, so an update below half a step is rounded away wherever it is: a third of
-    a weak adapter's effect (5 steps at 2e-5) was left, with this 81 to 94 % at half the difference (measured).
+    A base's weights lie on the bfloat16 grid, so an update below half a step is rounded away wherever it is: of a weak
+    adapter's effect 30 % was left by nearest rounding, 90 % this way (docs/decisions/014-merging.md).
     """
     import torch
 
@@ -124,16 +125,9 @@ def stochastic_bfloat16(values: Any, *, seed: int) -> Any:
 def _base_tensor(entries: dict[str, TensorEntry], name: str) -> Any:
     """A weight of the base; a 4-bit one dequantised into the type that it was quantised from."""
     if name not in quantised_weights(entries):
-        return _tensor(entries[name])
+        return read_tensor(entries[name])
     from bitsandbytes.functional import QuantState, dequantize_4bit
 
-    parts = {entry.name: _tensor(entry) for entry in quantisation_parts(name, entries)}
+    parts = {entry.name: read_tensor(entry) for entry in quantisation_parts(name, entries)}
     state = QuantState.from_dict(parts, device="cpu")
-    return dequantize_4bit(_tensor(entries[name]), state)
-
-
-def _tensor(entry: TensorEntry) -> Any:
-    from safetensors import safe_open
-
-    with safe_open(str(entry.file), framework="pt") as file:
-        return file.get_tensor(entry.name)
+    return dequantize_4bit(read_tensor(entries[name]), state)

@@ -86,7 +86,7 @@ class MergeResult:
 
 
 @dataclass(frozen=True)
-class _Parts:
+class MergeParts:
     """What goes into one merge."""
 
     adapter: AdapterInfo
@@ -123,7 +123,7 @@ def plan_merge(adapter: Path, base_path: str) -> MergePlan:
     base = local_model_folder(base_path, download=False)
     if base is None:
         raise MergeError("base_not_local", f"the weights of {base_path} are not on this machine yet")
-    return _open(adapter, base).plan
+    return open_merge(adapter, base).plan
 
 
 def merge_adapter(
@@ -147,7 +147,7 @@ def merge_adapter(
     """
     started = time.monotonic()
     require_free_model_name(target)
-    parts = _open(adapter, _fetched_base(base_path))
+    parts = open_merge(adapter, _fetched_base(base_path))
     target.parent.mkdir(parents=True, exist_ok=True)
     _require_disk(target.parent, parts.plan.needed_bytes)
     progress = _Progress(len(merged_bytes(parts.source.entries)) + CHECK_STEPS, on_progress, should_stop)
@@ -185,7 +185,7 @@ def _fetched_base(base_path: str) -> Path:
     return base
 
 
-def _effective_probe(parts: _Parts) -> MergeProbe:
+def _effective_probe(parts: MergeParts) -> MergeProbe:
     probe = MergeProbe(parts.base, parts.adapter)
     if not probe.effect:
         raise MergeError("adapter_not_effective", f"{parts.adapter.name} does not change the base's answers")
@@ -198,7 +198,7 @@ def require_free_model_name(target: Path) -> None:
         raise MergeError("model_exists", f"a model {target.name!r} exists already")
 
 
-def _open(adapter: Path, base: Path) -> _Parts:
+def open_merge(adapter: Path, base: Path) -> MergeParts:
     """Everything that can be known before a tensor is read; raises what a merge of it would fail with."""
     info = read_adapter_info(adapter)
     config = read_json(adapter / CONFIG_FILE)
@@ -214,7 +214,7 @@ def _open(adapter: Path, base: Path) -> _Parts:
             raise MergeError("merge_not_supported", f"{info.name} changes {module}, which this base does not hold so")
     size = sum(merged_bytes(entries).values())
     plan = MergePlan(size, size + SPARE_DISK_BYTES, _weights_from(entries), len(pairs))
-    return _Parts(info, base, MergeSource(entries, pairs, lora_scaling(config)), plan)
+    return MergeParts(info, base, MergeSource(entries, pairs, lora_scaling(config)), plan)
 
 
 def _require_plain_lora(info: AdapterInfo, config: Mapping[str, Any]) -> None:
@@ -240,7 +240,7 @@ def _require_disk(folder: Path, needed: int) -> None:
         raise MergeError("not_enough_disk", message)
 
 
-def _write_small_files(parts: _Parts, folder: Path) -> None:
+def _write_small_files(parts: MergeParts, folder: Path) -> None:
     """The base's processor, tokenizer, template and generation files, with the adapter's pixel rule; config.json."""
     for file in sorted(parts.base.iterdir()):
         if file.suffix in COPIED_SUFFIXES and file.name not in NOT_COPIED:
@@ -254,7 +254,7 @@ def _write_small_files(parts: _Parts, folder: Path) -> None:
     (folder / "config.json").write_text(json.dumps(config, indent=2), encoding="utf-8")
 
 
-def _warnings(parts: _Parts, check: MergeCheck) -> list[str]:
+def _warnings(parts: MergeParts, check: MergeCheck) -> list[str]:
     trained = parts.adapter.provenance.get("config", {})
     model = trained.get("model_config_data") if isinstance(trained, dict) else None
     four_bit = isinstance(model, dict) and model.get("load_in_4bit") is True
@@ -268,7 +268,7 @@ def _warnings(parts: _Parts, check: MergeCheck) -> list[str]:
 
 
 def _write_provenance(
-    parts: _Parts, folder: Path, check: MergeCheck, warnings: list[str], given: Mapping[str, Any]
+    parts: MergeParts, folder: Path, check: MergeCheck, warnings: list[str], given: Mapping[str, Any]
 ) -> None:
     facts = {
         "created_at": datetime.now(UTC).isoformat(),

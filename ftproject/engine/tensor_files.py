@@ -1,4 +1,4 @@
-"""Reads what safetensors files hold without torch: names, shapes, raw values, and the shapes of 4-bit weights."""
+"""Reads what safetensors files hold: names, shapes and bytes without torch, 4-bit weights too, and tensors with it."""
 
 from __future__ import annotations
 
@@ -126,6 +126,14 @@ def quantised_weights(entries: dict[str, TensorEntry]) -> dict[str, TensorEntry]
 def quantisation_parts(weight: str, entries: dict[str, TensorEntry]) -> list[TensorEntry]:
     """The tensors that a 4-bit weight needs beside itself to be undone."""
     return [entry for name, entry in entries.items() if name.startswith(f"{weight}.")]
+
+
+def read_tensor(entry: TensorEntry) -> Any:
+    """The tensor itself, as torch has it."""
+    from safetensors import safe_open
+
+    with safe_open(str(entry.file), framework="pt") as file:
+        return file.get_tensor(entry.name)
 
 
 def _belongs_to(name: str, states: dict[str, TensorEntry]) -> bool:

@@ -127,6 +127,12 @@ def test_it_says_what_was_merged_and_holds_no_path_of_this_machine(
     assert all(str(trained.path.parent) not in file.read_text() for file in merged.path.glob("*.json"))
 
 
+def test_the_same_merge_gives_the_same_bytes(merged: MergeResult, adapter: Path, target: Path) -> None:
+    again = merge_adapter(adapter, TINY, target, shard_bytes=SHARD).path
+    for file in merged.path.glob("*.safetensors"):
+        assert file.read_bytes() == (again / file.name).read_bytes()
+
+
 def test_progress_counts_every_tensor_and_ends_at_the_total(
     merged: MergeResult, told: list[tuple[int, int, str]]
 ) -> None:
