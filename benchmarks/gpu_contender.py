@@ -136,6 +136,9 @@ class _Listener:
             self.watch.losses.append(progress.loss)
             self.watch.step_ended()
 
+    def on_history(self, steps: Any) -> None:
+        raise AssertionError("nothing is resumed here")
+
     def on_warning(self, message: str) -> None:
         print(message, file=sys.stderr)
 

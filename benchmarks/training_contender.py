@@ -92,6 +92,9 @@ class Listener:
         if progress.loss is not None:
             self.losses.append(progress.loss)
 
+    def on_history(self, steps: Any) -> None:
+        raise AssertionError("nothing is resumed here")
+
     def on_warning(self, message: str) -> None:
         print(message, file=sys.stderr)
 

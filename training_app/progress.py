@@ -3,7 +3,7 @@
 import logging
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, fields, replace
 
 from django.db import OperationalError, transaction
@@ -91,6 +91,12 @@ class RunReporter:
     def leave_if_stopped(self) -> None:
         if self.should_stop() and self.latest is None:
             raise StoppedBeforeFirstStepError
+
+    def on_history(self, steps: Sequence[TrainingProgress]) -> None:
+        """Completes the curve of a continuation: the killed run may have kept its last steps to itself."""
+        known = self.run.logged.order_by("-step").values_list("step", flat=True).first() or 0
+        unknown = [TrainingProgress(**finite(asdict(progress))) for progress in steps if progress.step >= known]
+        persistently(lambda: write_metrics(self.run, unknown))
 
     def on_warning(self, message: str) -> None:
         if message not in self.run.warnings:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,8 @@ class Reporter(TrainerCallback):  # type: ignore[misc]
     def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         self.started_at = time.monotonic()
         self.first_step = state.global_step
+        if state.log_history:
+            self.callbacks.on_history(logged_steps(state))
         self.trainer.restore_sums()
 
     def on_step_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
@@ -59,6 +62,20 @@ class Reporter(TrainerCallback):  # type: ignore[misc]
             eval_exact_match=logs.get("eval_exact_match"),
             eval_token_f1=logs.get("eval_token_f1"),
         )
+
+
+def logged_steps(state: Any) -> list[TrainingProgress]:
+    """What transformers logged so far, one entry a step: the held-out figures with the loss of their step."""
+    steps: dict[int, dict[str, Any]] = {}
+    for entry in state.log_history:
+        steps.setdefault(int(entry["step"]), {}).update(entry)
+    return [
+        TrainingProgress(
+            total_steps=state.max_steps,
+            **{item.name: entry[item.name] for item in fields(TrainingProgress) if item.name in entry},
+        )
+        for entry in steps.values()
+    ]
 
 
 class EventFiles(TrainerCallback):  # type: ignore[misc]

@@ -39,12 +39,16 @@ class Recorder:
     phases: list[str] = field(default_factory=list)
     progress: list[TrainingProgress] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
+    history: list[TrainingProgress] = field(default_factory=list)
 
     def on_phase(self, phase: str, message: str) -> None:
         self.phases.append(phase)
 
     def on_progress(self, progress: TrainingProgress) -> None:
         self.progress.append(progress)
+
+    def on_history(self, steps: Sequence[TrainingProgress]) -> None:
+        self.history.extend(steps)
 
     def on_warning(self, message: str) -> None:
         self.warnings.append(message)

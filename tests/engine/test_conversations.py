@@ -22,7 +22,7 @@ SPECIAL = ["<|im_start|>", "<|im_end|>", "<|image_pad|>", "<|vision_start|>", "<
 def test_texts_are_verbatim_and_images_follow_the_order_of_columns_and_cells() -> None:
     mapping = RowMapping("q", "a", "truth", ("right", "left"), "|")
     conversation = build_conversation(4, ROW, mapping)
-    assert conversation == Conversation(4, "Which digit?", " 7\n", "seven", ("r.png", "s.png", "l.png"))
+    assert conversation == Conversation(4, "Which digit?", " 7\n", "seven", ("r.png", "s.png", "l.png"), num_images=3)
 
 
 def test_without_a_ground_truth_column_the_response_is_the_truth() -> None:

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from ftproject.engine.backends.base import TrainingError, TrainingJob, TrainingResult
+from ftproject.engine.backends.base import TrainingError, TrainingJob, TrainingProgress, TrainingResult
 from ftproject.engine.checkpoints import list_checkpoints
 from ftproject.engine.conversations import ResolvedConversation
 from ftproject.engine.training import train
@@ -130,6 +130,23 @@ def test_the_log_of_a_resumed_run_is_whole(straight: StraightRun, tmp_path: Path
         ]
 
     assert log(tmp_path / "work") == log(straight.job.work_dir)
+
+
+def test_a_resumed_run_tells_what_was_logged_before_it(straight: StraightRun, tmp_path: Path) -> None:
+    def figures_by_step(entries: Sequence[TrainingProgress]) -> dict[int, dict[str, float]]:
+        by_step: dict[int, dict[str, float]] = {}
+        for entry in entries:
+            known = {
+                name: value for name, value in asdict(entry).items() if value is not None and name != "eta_seconds"
+            }
+            if {"loss", "eval_loss"} & known.keys():
+                by_step.setdefault(entry.step, {}).update(known)
+        return by_step
+
+    _, recorder = resume(straight, 8, tmp_path)
+    told = figures_by_step(straight.recorder.progress)
+    assert figures_by_step(recorder.history) == {step: told[step] for step in told if step <= 8}
+    assert straight.recorder.history == []
 
 
 def test_a_run_that_died_after_its_last_step_is_only_saved(straight: StraightRun, tmp_path: Path) -> None:

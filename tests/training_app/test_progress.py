@@ -1,5 +1,7 @@
 """The reporter: fast steps cost few writes, and none of them is lost."""
 
+import math
+
 import pytest
 from django.db import connection
 from django.test.utils import CaptureQueriesContext
@@ -64,6 +66,21 @@ def test_the_last_step_is_written_whatever_the_clock_says(reporter: RunReporter,
     assert steps_written() == [1]
     reporter.on_progress(TrainingProgress(3, 3, loss=1.0))
     assert steps_written() == [1, 2, 3]
+
+
+def test_a_continuation_learns_the_steps_that_a_killed_run_never_wrote(reporter: RunReporter, clock: Clock) -> None:
+    TrainingMetric.objects.create(run=reporter.run, step=1, loss=4.0)
+    TrainingMetric.objects.create(run=reporter.run, step=2, loss=3.0)
+    reporter.on_history(
+        [
+            TrainingProgress(1, 9, loss=4.0),
+            TrainingProgress(2, 9, loss=3.0, eval_loss=2.5),
+            TrainingProgress(3, 9, loss=2.0),
+            TrainingProgress(4, 9, loss=math.nan),
+        ]
+    )
+    written = list(TrainingMetric.objects.values_list("step", "loss", "eval_loss"))
+    assert written == [(1, 4.0, None), (2, 3.0, 2.5), (3, 2.0, None), (4, None, None)]
 
 
 def test_a_new_phase_writes_what_is_pending(reporter: RunReporter, clock: Clock) -> None:

@@ -29,17 +29,24 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
         httpx.post(f"{server.url}/api/datasets/upload", files=files, timeout=60, trust_env=False).raise_for_status()
         mapping = {"prompt_column": "prompt", "response_column": "note", "ground_truth_column": "answer"}
         server.post("/api/datasets/mapping", mapping).raise_for_status()
-        server.post("/api/evaluation/run", {}).raise_for_status()
-        server.wait_for("/api/evaluation/runs/1", "status", {"completed"})
+        assert evaluated(server) == 1
         yield server
+
+
+def evaluated(server: Served) -> int:
+    """A run over all rows, completed."""
+    run_id = int(server.post("/api/evaluation/run", {}).raise_for_status().json()["run_id"])
+    server.wait_for(f"/api/evaluation/runs/{run_id}", "status", {"completed"})
+    return run_id
 
 
 def web_process(server: Served) -> psutil.Process:
     return next(process for process in server.tree() if "uvicorn" in process.cmdline())
 
 
-def export(server: Served) -> contextlib.AbstractContextManager[httpx.Response]:
-    return httpx.stream("GET", f"{server.url}/api/evaluation/export/1?format=csv", timeout=60, trust_env=False)
+def export(server: Served, run_id: int = 1) -> contextlib.AbstractContextManager[httpx.Response]:
+    url = f"{server.url}/api/evaluation/export/{run_id}?format=csv"
+    return httpx.stream("GET", url, timeout=60, trust_env=False)
 
 
 def test_a_whole_export_has_every_row_and_the_process_stays_small(server: Served) -> None:
@@ -76,6 +83,7 @@ def test_after_a_reader_hung_up_nothing_more_is_made(server: Served) -> None:
         for _ in answer.iter_raw():
             pass
     whole = sum(web.cpu_times()[:2]) - start
+    assert whole > 0.1
     with export(server) as answer:
         next(answer.iter_raw())
     start = sum(web.cpu_times()[:2])
@@ -84,11 +92,12 @@ def test_after_a_reader_hung_up_nothing_more_is_made(server: Served) -> None:
 
 
 def test_a_run_deleted_meanwhile_cuts_the_connection(server: Served) -> None:
-    with export(server) as answer:
+    run_id = evaluated(server)
+    with export(server, run_id) as answer:
         chunks = answer.iter_raw()
         next(chunks)
-        deleted = httpx.delete(f"{server.url}/api/evaluation/runs/1", timeout=60, trust_env=False)
-        assert deleted.json() == {"status": "deleted", "id": 1}
+        deleted = httpx.delete(f"{server.url}/api/evaluation/runs/{run_id}", timeout=60, trust_env=False)
+        assert deleted.json() == {"status": "deleted", "id": run_id}
         with pytest.raises(httpx.RemoteProtocolError, match="incomplete"):
             for _ in chunks:
                 pass

@@ -108,6 +108,9 @@ class TrainingCallbacks(Protocol):
     def on_progress(self, progress: TrainingProgress) -> None:
         """A step was done, or a held-out loss measured."""
 
+    def on_history(self, steps: Sequence[TrainingProgress]) -> None:
+        """The logged steps before a resume, one entry a step: a kill may have kept the last of them from the caller."""
+
     def on_warning(self, message: str) -> None:
         """Something differs from what was asked."""
 
