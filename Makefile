@@ -9,7 +9,9 @@ ifeq ($(GPU),yes)
 REQUIREMENTS += requirements-gpu.txt
 endif
 
-.PHONY: demo test serve lint format bench schema check-python
+CODE := ftproject datasets_app training_app evaluation_app inference_app sessions_app benchmarks manage.py .ci
+
+.PHONY: demo test serve lint audit format bench schema check-python
 
 demo: $(VENV)/installed
 	$(BIN)/python manage.py demo
@@ -24,10 +26,14 @@ test: $(VENV)/installed-dev
 lint: $(VENV)/installed-dev
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
-	$(BIN)/mypy .
+	$(BIN)/mypy . .ci/audit.py
 	$(BIN)/lint-imports
 	$(BIN)/python manage.py check --fail-level WARNING
 	$(BIN)/python manage.py makemigrations --check --dry-run
+	$(BIN)/bandit -q -c pyproject.toml -r $(CODE)
+
+audit: $(VENV)/installed-dev
+	$(BIN)/python .ci/audit.py
 
 format: $(VENV)/installed-dev
 	$(BIN)/ruff format .

@@ -253,7 +253,7 @@ def one_by_one(rows: Sequence[Any], model_path: str) -> tuple[float, list[str]]:
     from ftproject.engine.processors import load_processor
 
     torch.set_num_threads(1)
-    model = Qwen3VLForConditionalGeneration.from_pretrained(model_path, dtype=torch.float32).eval()
+    model = Qwen3VLForConditionalGeneration.from_pretrained(model_path, dtype=torch.float32).eval()  # nosec B615
     processor = load_processor(model_path)
     began, answers = time.process_time(), []
     for row in rows:

@@ -192,7 +192,8 @@ def watching(mortal: Mortal) -> Iterator[Sightings]:
 
 def active_rows(data_dir: Path) -> int:
     marks = ",".join("?" * len(WAITING_OR_ENDED))
-    query = f"SELECT COUNT(*) FROM training_app_trainingrun WHERE status NOT IN ({marks})"  # noqa: S608 - only marks
+    # Only question marks are put in.
+    query = f"SELECT COUNT(*) FROM training_app_trainingrun WHERE status NOT IN ({marks})"  # nosec B608 # noqa: S608
     with contextlib.suppress(sqlite3.OperationalError), contextlib.closing(open_database(data_dir)) as database:
         return int(database.execute(query, sorted(WAITING_OR_ENDED)).fetchone()[0])
     return 0

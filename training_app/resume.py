@@ -152,7 +152,7 @@ def copy_logged_steps(*, source: TrainingRun, target: TrainingRun) -> None:
     table, columns = TrainingMetric._meta.db_table, ", ".join(("step", "created_at", *LOGGED))
     with connection.cursor() as cursor:
         cursor.execute(
-            f"INSERT INTO {table} (run_id, {columns}) "  # noqa: S608 - names of our own model
+            f"INSERT INTO {table} (run_id, {columns}) "  # nosec B608 # noqa: S608 - names of our own model
             f"SELECT %s, {columns} FROM {table} WHERE run_id = %s AND step <= %s ORDER BY step",
             [target.pk, source.pk, target.resumed_step],
         )

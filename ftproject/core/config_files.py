@@ -49,7 +49,7 @@ def read_config_file(path: Path) -> dict[str, Any]:
 
 def parse_yaml(text: str) -> Any:
     try:
-        return yaml.load(text, Loader=ConfigLoader)  # noqa: S506 - a SafeLoader
+        return yaml.load(text, Loader=ConfigLoader)  # nosec B506 # noqa: S506 - a SafeLoader
     except yaml.YAMLError as error:
         raise ValueError(" ".join(str(error).split())) from error
 

@@ -68,7 +68,7 @@ def socket_path() -> Path:
     if len(os.fsencode(path)) < 100:
         return path
     digest = uuid.uuid5(uuid.NAMESPACE_URL, str(path)).hex[:16]
-    return Path("/tmp") / f"qwen3vl-{os.getuid()}-{digest}.sock"  # noqa: S108
+    return Path("/tmp") / f"qwen3vl-{os.getuid()}-{digest}.sock"  # nosec B108 # noqa: S108
 
 
 def _folder(name: str) -> Path:

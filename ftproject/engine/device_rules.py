@@ -22,7 +22,7 @@ MODEL_FIELD = "model_config_data.model_name"
 FEWEST_STEPS_APART, MOST_STEPS_APART = 10, 250
 MOST_WORKERS = 4
 # Workers hand their batches over in shared memory; a container's 64 MB would end them with a bus error.
-SHARED_MEMORY = Path("/dev/shm")  # noqa: S108 - only its free space is looked at
+SHARED_MEMORY = Path("/dev/shm")  # nosec B108 # noqa: S108 - only its free space is looked at
 SHARED_MEMORY_WANTED = 2**30
 
 

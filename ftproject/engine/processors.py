@@ -29,7 +29,7 @@ def load_processor(path: str | Path, *, min_pixels: int | None = None, max_pixel
     if is_torchvision_available():
         from transformers import AutoProcessor
 
-        processor = AutoProcessor.from_pretrained(str(path), trust_remote_code=False)
+        processor = AutoProcessor.from_pretrained(str(path), trust_remote_code=False)  # nosec B615 # a folder
     else:
         processor = _image_only_processor(_video_settings(path)).from_pretrained(str(path))
     apply_pixel_rule(processor, min_pixels, max_pixels)

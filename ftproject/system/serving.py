@@ -159,7 +159,7 @@ class Server:
 
     @property
     def url(self) -> str:
-        host = self.host if self.host not in {"0.0.0.0", "::"} else "127.0.0.1"  # noqa: S104
+        host = self.host if self.host not in {"0.0.0.0", "::"} else "127.0.0.1"  # nosec B104 # noqa: S104 - compared with, not bound to
         return f"http://[{host}]:{self.port}" if ":" in host else f"http://{host}:{self.port}"
 
     def run(self) -> int:
