@@ -1,4 +1,4 @@
-# make demo | test | serve | lint | bench: each sets up the virtual environment first when it is missing or out of date.
+# make demo | test | test-postgres | serve | lint | bench: each sets up the virtual environment first when it is missing or out of date.
 PYTHON ?= python3.11
 VENV := .venv
 BIN := $(VENV)/bin
@@ -11,7 +11,7 @@ endif
 
 CODE := ftproject datasets_app training_app evaluation_app inference_app sessions_app benchmarks manage.py .ci
 
-.PHONY: demo test serve lint audit format bench schema check-python
+.PHONY: demo test test-postgres serve lint audit format bench schema check-python
 
 demo: $(VENV)/installed
 	$(BIN)/python manage.py demo
@@ -22,6 +22,10 @@ serve: $(VENV)/installed
 test: $(VENV)/installed-dev
 	$(BIN)/python -m coverage erase
 	$(BIN)/python -m pytest --cov --cov-report=term
+
+# The same suite on a PostgreSQL server that is started for it; ARGS are pytest's, as in `make test-postgres ARGS=tests/core`.
+test-postgres: $(VENV)/installed-dev
+	$(BIN)/python -m tests.postgres $(ARGS)
 
 lint: $(VENV)/installed-dev
 	$(BIN)/ruff format --check .

@@ -4,9 +4,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import dj_database_url
-
 from ftproject.conf import env_bool, env_int, env_list, env_text, read_or_create_secret
+from ftproject.database import database_settings
 
 BASE_DIR = Path(__file__).resolve().parent.parent
 VERSION = "0.1.0"
@@ -74,22 +73,7 @@ TEMPLATES = [
     }
 ]
 
-DATABASE_URL = env_text("DATABASE_URL")
-# IMMEDIATE: a deferred read-then-write transaction fails at once with "locked", whatever the timeout (293 of 750
-# measured); WAL lets readers go on while a run writes.
-SQLITE: dict[str, Any] = {
-    "ENGINE": "django.db.backends.sqlite3",
-    "NAME": DATA_DIR / "database.sqlite3",
-    "CONN_MAX_AGE": None,
-    "OPTIONS": {
-        "transaction_mode": "IMMEDIATE",
-        "timeout": 20,
-        "init_command": "PRAGMA journal_mode=WAL;PRAGMA synchronous=NORMAL;",
-    },
-}
-DATABASES: dict[str, Any] = {
-    "default": dj_database_url.parse(DATABASE_URL, conn_max_age=None) if DATABASE_URL else SQLITE
-}
+DATABASES: dict[str, Any] = {"default": database_settings(env_text("DATABASE_URL"), DATA_DIR)}
 DEFAULT_AUTO_FIELD = "django.db.models.BigAutoField"
 
 # django-q2 publishes its cluster's pulse through the cache; only a cache that processes share lets health see it.

@@ -13,6 +13,7 @@ from django.db.models import Q
 from ftproject.core.errors import ConflictError, InvalidInputError, Problem, UnavailableError
 from ftproject.core.jobs import Job, enqueue_job, find_idempotent, job_models, must_wait, queue_position, stop_job
 from ftproject.core.models import Event
+from ftproject.core.postgres import lock_name
 from ftproject.core.storage import log_path, models_dir, partial_path, run_dir
 from ftproject.engine.backends.base import EngineError
 from ftproject.engine.configs import TINY_MODEL_NAME, ConfigError, resolve_model
@@ -138,6 +139,8 @@ def merge_create(*, request: MergeRequest, idempotency_key: str | None, fingerpr
         raise ConflictError(
             detail, code="adapter_deleted", hint="GET /api/training/adapters lists those that are there."
         )
+    # The adapter's lock does not keep out a merge of another adapter to the same name.
+    lock_name(f"model {request.model_name}")
     if unended_merges().filter(model_name=request.model_name).exists():
         raise model_exists(request.model_name)
     merge = AdapterMerge.objects.create(

@@ -1,6 +1,7 @@
-"""App configuration of the core: importing it registers the system checks."""
+"""App configuration of the core: registers the system checks and prepares connections."""
 
 from django.apps import AppConfig
+from django.db.backends.signals import connection_created
 
 
 class CoreConfig(AppConfig):
@@ -10,3 +11,6 @@ class CoreConfig(AppConfig):
 
     def ready(self) -> None:
         from ftproject.core import checks  # noqa: F401
+        from ftproject.core.postgres import accept_any_text
+
+        connection_created.connect(accept_any_text, dispatch_uid="accept_any_text")

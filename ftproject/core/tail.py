@@ -24,8 +24,6 @@ POLL_SECONDS = 0.15
 BATCH = 2000
 # A long replay goes page by page: the live sockets read through the same thread in between.
 REPLAY_PAGE = 500
-# On PostgreSQL ids can be committed out of order, so the tail reads a short overlap again and drops what it has seen.
-OVERLAP = 100
 # Above this backlog superseded progress is skipped; at the end of the queue the client is closed and replays.
 COALESCE_ABOVE = 200
 QUEUE_LIMIT = 2000
@@ -75,7 +73,6 @@ class EventTail:
         self.task: asyncio.Task[None] | None = None
         self.started = asyncio.Event()
         self.last_id = 0
-        self.seen: deque[int] = deque(maxlen=4 * OVERLAP)
         self.executor = ThreadPoolExecutor(max_workers=1, thread_name_prefix="event-tail")
 
     async def subscribe(self, types: frozenset[str]) -> Subscription:
@@ -121,7 +118,6 @@ class EventTail:
 
     async def find_place(self) -> None:
         """Starts behind the newest stored event; what is older is for replays."""
-        self.seen.clear()
         while True:
             try:
                 self.last_id = await self.read(newest_id)
@@ -131,10 +127,9 @@ class EventTail:
                 await asyncio.sleep(POLL_SECONDS)
 
     async def read_new(self) -> list[EventMessage]:
-        first = max(0, self.last_id - OVERLAP)
-        messages = await self.read(events_after, first, frozenset(self.seen), self.last_id)
-        self.seen.extend(message["id"] for message in messages)
-        self.last_id = max([self.last_id, *(message["id"] for message in messages)])
+        messages = await self.read(events_after, self.last_id)
+        if messages:
+            self.last_id = messages[-1]["id"]
         return messages
 
     async def read(self, query: Callable[..., T], *arguments: object) -> T:
@@ -150,13 +145,10 @@ def newest_id() -> int:
     return Event.objects.aggregate(newest=Max("id"))["newest"] or 0
 
 
-def events_after(first: int, seen: frozenset[int], last: int) -> list[EventMessage]:
-    """New events, and older ids that were committed late. Ids that stood before the tail began are not late."""
+def events_after(last: int) -> list[EventMessage]:
+    """What was stored since; no lower id can be committed any more (docs/decisions/015)."""
     close_old_connections()
-    rows = Event.objects.filter(id__gt=first).order_by("id")[: BATCH + OVERLAP]
-    return [
-        event_message(row) for row in rows if row.id not in seen and (row.id > last or (seen and row.id > min(seen)))
-    ]
+    return [event_message(row) for row in Event.objects.filter(id__gt=last).order_by("id")[:BATCH]]
 
 
 def stored_between(since: int, until: int, types: frozenset[str]) -> list[EventMessage]:

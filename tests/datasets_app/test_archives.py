@@ -30,6 +30,7 @@ from datasets_app.models import Dataset, ImageArchiveEntry
 from ftproject.core.storage import sweep_partials
 from tests.datasets_app.conftest import Upload
 from tests.datasets_app.test_images import png
+from tests.postgres.databases import own_database
 
 ROOT = Path(__file__).resolve().parents[2]
 Send = Callable[..., Any]
@@ -439,7 +440,7 @@ def test_a_process_killed_while_it_unpacks_leaves_no_path_behind_and_the_next_tr
     archive.write_bytes(
         zipped(*((f"p/{n}.png", png("red", (400 + n, 400))) for n in range(count)), method=zipfile.ZIP_STORED)
     )
-    environment = {**os.environ, "QWEN3VL_DATA_DIR": str(data_dir)}
+    environment = {**os.environ, **own_database(data_dir), "QWEN3VL_DATA_DIR": str(data_dir)}
     command = [sys.executable, "-c", KILLED, str(archive)]
     with subprocess.Popen(command, cwd=ROOT, env=environment, stdout=subprocess.PIPE) as process:
         assert process.stdout is not None

@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.postgres.databases import own_database
+
 ROOT = Path(__file__).resolve().parent.parent.parent
 REPORT = (
     "import django; django.setup(); from datasets_app.models import Dataset; "
@@ -15,7 +17,12 @@ REPORT = (
 
 
 def start(data_dir: Path, *arguments: str) -> "subprocess.Popen[str]":
-    environment = {**os.environ, "QWEN3VL_DATA_DIR": str(data_dir), "DJANGO_SETTINGS_MODULE": "ftproject.settings"}
+    environment = {
+        **os.environ,
+        **own_database(data_dir),
+        "QWEN3VL_DATA_DIR": str(data_dir),
+        "DJANGO_SETTINGS_MODULE": "ftproject.settings",
+    }
     return subprocess.Popen(
         [sys.executable, *arguments],
         cwd=ROOT,

@@ -28,6 +28,7 @@ from tests.core.image_server import ImageServer, response
 from tests.datasets_app.conftest import Upload
 from tests.datasets_app.test_archives import zipped
 from tests.datasets_app.test_images import data_uri, png
+from tests.postgres.databases import own_database
 
 ROUTE = "/api/datasets/images/prefetch"
 Load = Callable[..., Dataset]
@@ -351,7 +352,8 @@ def test_the_command_fetches_and_writes_the_bad_rows(tmp_path: Path) -> None:
     root = Path(__file__).resolve().parents[2]
     table, bad = tmp_path / "a.csv", tmp_path / "bad.csv"
     table.write_text(f'prompt,response,image\na,b,"{data_uri(png())}"\nc,d,nothing.png\n')
-    environment = {**os.environ, "QWEN3VL_DATA_DIR": str(tmp_path / "data")}
+    data_dir = tmp_path / "data"
+    environment = {**os.environ, **own_database(data_dir), "QWEN3VL_DATA_DIR": str(data_dir)}
 
     def manage(*words: str) -> subprocess.CompletedProcess[str]:
         command = [sys.executable, str(root / "manage.py"), *words]

@@ -15,6 +15,7 @@ from datasets_app.preflight import wait
 from datasets_app.preflight_runner import execute_preflight
 from ftproject.core.jobs import Job
 from tests.datasets_app.test_preflight_rows import data_uri, load, mixed_rows, picture, row
+from tests.postgres.databases import own_database
 from tests.training_app.world import SameProcessExecutor
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -127,7 +128,9 @@ def test_a_configuration_that_makes_no_sense_is_refused(own_data_dir: Path, cont
 
 @pytest.mark.slow
 def test_without_a_server_it_does_the_work_in_a_run_process_of_its_own(tmp_path: Path) -> None:
-    environment = {**os.environ, "QWEN3VL_DATA_DIR": str(tmp_path / "data"), "PYTHONPATH": str(ROOT)}
+    data_dir = tmp_path / "data"
+    ours = {**own_database(data_dir), "QWEN3VL_DATA_DIR": str(data_dir), "PYTHONPATH": str(ROOT)}
+    environment = {**os.environ, **ours}
     prepare = [sys.executable, "-c", PREPARE.format(folder=str(tmp_path))]
     subprocess.run(prepare, env=environment, check=True, timeout=120)
     command = [sys.executable, str(ROOT / "manage.py"), "preflight", "--json"]

@@ -15,6 +15,7 @@ from django.core.management import CommandError, call_command
 
 from datasets_app.models import Dataset
 from ftproject.core import waiting
+from tests.postgres.databases import own_database
 from tests.training_app.world import Api, work_queue
 from training_app.models import TrainingRun
 
@@ -167,7 +168,7 @@ class Workplace:
             "QWEN3VL_BACKEND": backend,
             "OMP_NUM_THREADS": "1",
         }
-        self.environment.pop("QWEN3VL_DATABASE_URL", None)
+        self.environment.update(own_database(folder / "data"))
         program = PREPARE.format(folder=str(folder), rows=rows)
         subprocess.run([sys.executable, "-c", program], env=self.environment, cwd=ROOT, check=True, timeout=120)
 

@@ -228,17 +228,6 @@ async def test_a_client_that_does_not_read_is_closed_and_told_to_replay(monkeypa
     assert len(subscription.queue) == tail_module.QUEUE_LIMIT
 
 
-async def test_an_id_committed_late_still_arrives_once() -> None:
-    """On PostgreSQL a lower id can become visible after a higher one; written here as a row inserted below the tail."""
-    socket = await connected()
-    await sync_to_async(Event.objects.create)(id=1000, type="training_status", data={"run_id": 1})
-    await sync_to_async(Event.objects.create)(id=1002, type="training_status", data={"run_id": 1})
-    assert [frame["id"] for frame in await receive(socket, 2)] == [1000, 1002]
-    await sync_to_async(Event.objects.create)(id=1001, type="training_status", data={"run_id": 1})
-    assert [frame["id"] for frame in await receive(socket, 1)] == [1001]
-    await socket.disconnect()
-
-
 def test_the_query_names_types_once() -> None:
     assert parse_query(b"types=gpu_stats,eval_error&since=5") == (5, frozenset({"gpu_stats", "eval_error"}))
     assert parse_query(b"") == (None, frozenset())

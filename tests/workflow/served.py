@@ -15,6 +15,8 @@ from typing import Any
 import httpx
 import psutil
 
+from tests.postgres.databases import own_database
+
 ROOT = Path(__file__).resolve().parents[2]
 
 
@@ -83,7 +85,7 @@ def served(data_dir: Path, **environment: str) -> Iterator[Served]:
             stdin=subprocess.DEVNULL,
             stdout=stream,
             stderr=subprocess.STDOUT,
-            env={**os.environ, "QWEN3VL_DATA_DIR": str(data_dir), **environment},
+            env={**os.environ, "QWEN3VL_DATA_DIR": str(data_dir), **own_database(data_dir), **environment},
             start_new_session=True,
         )
     server = Served(process, port, data_dir, log)
