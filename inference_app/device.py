@@ -1,17 +1,13 @@
 """The GPU lease as inference sees it: takes it for the model server, and says who has it when it is taken."""
 
-import logging
 import math
 import os
 import socket
 
-import psutil
-
 from ftproject.core.errors import ConflictError
-from ftproject.core.jobs import Job, active_jobs, job_models, queued_jobs, supervisor_lives
-from ftproject.core.lease import acquire_lease, lease_holder, release_holder
-
-logger = logging.getLogger(__name__)
+from ftproject.core.jobs import Job, active_jobs, job_models, queued_jobs
+from ftproject.core.lease import acquire_lease, lease_holder
+from ftproject.core.processes import birth_of
 
 HOLDER_PREFIX = "inference:"
 RETRY_SECONDS = 30  # when nobody can say how long
@@ -20,22 +16,16 @@ LONGEST_RETRY_SECONDS = 3600
 
 def this_holder() -> str:
     """The model server's name in the lease: host, pid and birth of the web process, cut to the column's length."""
-    born = psutil.Process().create_time()
-    return f"{HOLDER_PREFIX}{socket.gethostname()[:25]}:{os.getpid()}:{born:.2f}"
+    return f"{HOLDER_PREFIX}{socket.gethostname()[:25]}:{os.getpid()}:{birth_of(os.getpid())}"
 
 
 def take_device() -> str | None:
     """The lease's token, or None while somebody else has the device.
 
-    A killed web process cannot give the lease back; the next one need not wait until it runs out. A request that
-    waits comes here four times a second, so it only reads until the device is free.
+    A killed web process cannot give the lease back; its name says that it is gone, so nobody waits until it runs out.
+    A request that waits comes here four times a second, so it only reads until the device is free.
     """
-    holder = lease_holder()
-    if holder.startswith(HOLDER_PREFIX) and not supervisor_lives(holder.removeprefix(HOLDER_PREFIX)):
-        logger.warning("freeing the device from %s, which is gone", holder)
-        release_holder(holder)
-        holder = ""
-    return None if holder else acquire_lease(this_holder())
+    return None if lease_holder() else acquire_lease(this_holder())
 
 
 def gpu_busy() -> ConflictError:

@@ -1,13 +1,10 @@
 """The abstract Job (a training or evaluation run as a row), its state machine, and the one queue of all jobs."""
 
 import logging
-import os
-import socket
 import uuid
 from datetime import datetime, timedelta
 from typing import Any, ClassVar, Self
 
-import psutil
 from django.apps import apps
 from django.db import models, transaction
 from django.db.models import Q
@@ -15,11 +12,14 @@ from django.db.models.functions import Coalesce
 from django.utils import timezone
 
 from ftproject.core.errors import ConflictError
+from ftproject.core.processes import process_lives, this_process
+from ftproject.core.silence import SilenceWatch
 
 logger = logging.getLogger(__name__)
 
-# Beats come every 2 s; the contract gives 30 s to notice a death.
-HEARTBEAT_TTL = timedelta(seconds=25)
+# Beats come every 2 s; the contract gives 30 s to notice a death, 6 of which confirm it (`silence`).
+HEARTBEAT_TTL = timedelta(seconds=20)
+heartbeats = SilenceWatch(HEARTBEAT_TTL.total_seconds())
 CANCELLED = "Cancelled before it started."
 
 
@@ -68,7 +68,7 @@ class Job(models.Model):
     stop_requested_at = models.DateTimeField(null=True, blank=True)
     stopped_early = models.BooleanField(default=False)
     claim = models.CharField(max_length=32, blank=True, default="")
-    # "host:pid:start time" of the process that answers for the job; a pid alone can be somebody else's after a reboot.
+    # "host:pid:birth" of the process that answers for the job; a pid alone can be somebody else's after a reboot.
     supervisor = models.CharField(max_length=128, blank=True, default="")
     idempotency_key = models.CharField(max_length=200, null=True, blank=True, unique=True)
     request_sha256 = models.CharField(max_length=64, blank=True, default="")
@@ -314,6 +314,7 @@ def reopen_job(job: Job, *, message: str, **changes: Any) -> bool:
 def reap_dead_jobs() -> list[Job]:
     """Ends jobs whose process is gone, so that no status stays `training` for ever. Returns those it ended."""
     active = [*active_jobs(), *active_jobs(needs_gpu=False)]
+    heartbeats.forget_all_but({job.name for job in active})
     return [job for job in active if (reason := death_of(job)) and end_dead_job(job, reason)]
 
 
@@ -330,34 +331,19 @@ def end_dead_job(job: Job, reason: str) -> bool:
 def death_of(job: Job) -> str | None:
     """Why the job is dead, or None while it may be alive."""
     last = job.heartbeat_at or job.started_at or job.created_at
-    if not supervisor_lives(job.supervisor):
+    if not process_lives(job.supervisor):
         return (
             "The process that ran it ended without a word (killed, out of memory, or a power cut; "
             f"last sign of life {_utc(last)})."
         )
-    if last < timezone.now() - HEARTBEAT_TTL:
+    overdue = last < timezone.now() - HEARTBEAT_TTL
+    if heartbeats.is_silent(job.name, (job.claim, job.heartbeat_at), overdue=overdue):
         return f"Its process stopped answering (last sign of life {_utc(last)})."
     return None
 
 
 def _utc(moment: datetime) -> str:
     return moment.strftime("%Y-%m-%dT%H:%M:%SZ")
-
-
-def this_process() -> str:
-    """Identifies this process across pid reuse and reboots."""
-    return f"{socket.gethostname()}:{os.getpid()}:{psutil.Process().create_time():.2f}"
-
-
-def supervisor_lives(supervisor: str) -> bool:
-    """False only when the process is surely gone: it was on this host and no process has its pid and start time."""
-    try:
-        host, pid, born = supervisor.rsplit(":", 2)
-        return host != socket.gethostname() or abs(psutil.Process(int(pid)).create_time() - float(born)) < 1
-    except psutil.NoSuchProcess:
-        return False
-    except ValueError:
-        return True
 
 
 def find_idempotent(model: type[Job], key: str | None, request_sha256: str) -> Job | None:

@@ -3,26 +3,39 @@
 import uuid
 from datetime import timedelta
 
-from django.db.models import Q
 from django.utils import timezone
 
 from ftproject.core.models import GpuLease
+from ftproject.core.processes import process_lives
+from ftproject.core.silence import SilenceWatch
 
 LEASE_PK = 1
-# Holders beat every 2 s; five missed beats and a margin for a busy machine make a dead holder.
+# Holders beat every 2 s; so much silence, confirmed (`silence`), makes a dead holder.
 LEASE_TTL = timedelta(seconds=20)
+holders = SilenceWatch(LEASE_TTL.total_seconds())
 
 
 def acquire_lease(holder: str) -> str | None:
     """The token of the lease if the device was free or its holder dead, else None."""
     now = timezone.now()
-    GpuLease.objects.get_or_create(pk=LEASE_PK)
+    row, _ = GpuLease.objects.get_or_create(pk=LEASE_PK)
+    if row.holder and not is_abandoned(row):
+        return None
     token = uuid.uuid4().hex
-    free = Q(holder="") | Q(heartbeat_at__lt=now - LEASE_TTL)
-    taken = GpuLease.objects.filter(free, pk=LEASE_PK).update(
+    # The lease must still be the one that was looked at: of two that find it free, one gets it.
+    taken = GpuLease.objects.filter(pk=LEASE_PK, token=row.token, heartbeat_at=row.heartbeat_at).update(
         holder=holder, token=token, acquired_at=now, heartbeat_at=now, wanted_by=""
     )
     return token if taken == 1 else None
+
+
+def is_abandoned(row: GpuLease) -> bool:
+    """Whether the holder is gone: its process, where its name says which, or its sign of life."""
+    _, _, process = row.holder.partition(":")
+    if ":" in process and not process_lives(process):
+        return True
+    overdue = row.heartbeat_at is None or row.heartbeat_at < timezone.now() - LEASE_TTL
+    return holders.is_silent("lease", (row.token, row.heartbeat_at), overdue=overdue)
 
 
 def beat_lease(token: str) -> bool:
@@ -57,5 +70,5 @@ def lease_wanted(token: str) -> bool:
 
 def lease_holder() -> str:
     """The living holder of the device, or an empty string."""
-    row = GpuLease.objects.filter(pk=LEASE_PK, heartbeat_at__gte=timezone.now() - LEASE_TTL).first()
-    return row.holder if row else ""
+    row = GpuLease.objects.filter(pk=LEASE_PK).exclude(holder="").first()
+    return row.holder if row and not is_abandoned(row) else ""

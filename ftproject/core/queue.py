@@ -1,8 +1,11 @@
 """Whether somebody works on the gpu queue right now."""
 
 import logging
+import socket
 from collections.abc import Iterator
 from typing import Any
+
+import psutil
 
 logger = logging.getLogger(__name__)
 
@@ -15,10 +18,17 @@ def queue_worker_seen() -> bool:
     from django_q.conf import Conf
 
     try:
-        return any(pulse.workers and str(pulse.status) != str(Conf.STOPPED) for pulse in read_pulses())
+        return any(
+            pulse.workers and str(pulse.status) != str(Conf.STOPPED) and cluster_lives(pulse) for pulse in read_pulses()
+        )
     except Exception:  # a half-written cache file, a pulse written by another version
         logger.warning("the queue's pulse could not be read", exc_info=True)
         return False
+
+
+def cluster_lives(pulse: Any) -> bool:
+    """False for a cluster of this host that is gone: its last pulse stays for hours when the clock was set back."""
+    return bool(pulse.host != socket.gethostname() or psutil.pid_exists(pulse.pid))
 
 
 def read_pulses() -> Iterator[Any]:

@@ -2,11 +2,9 @@
 
 import logging
 import time
-from datetime import timedelta
 from pathlib import Path
 
 from django.db import DatabaseError, close_old_connections
-from django.utils import timezone
 
 from ftproject.core.executor import Executor, RunHandle, get_executor
 from ftproject.core.jobs import Job, claim_job, current_job, queued_jobs, reap_dead_jobs
@@ -18,9 +16,23 @@ logger = logging.getLogger(__name__)
 POLL_SECONDS = 0.2
 BEAT_SECONDS = 2.0
 # A stop flag that the process does not heed (a hung loader, say) becomes SIGTERM, then SIGKILL.
-TERMINATE_AFTER = timedelta(seconds=120)
-KILL_AFTER = timedelta(seconds=150)
+TERMINATE_AFTER = 120.0
+KILL_AFTER = 150.0
 LOG_LINES = 20
+clock = time.monotonic
+
+
+class StopPatience:
+    """How long a job has known that it is to stop, by a clock that nobody can set.
+
+    By the row's own time a step of the wall clock killed a run in the middle of saving its adapter.
+    """
+
+    def __init__(self) -> None:
+        self.known_since: dict[str, float] = {}
+
+    def waited(self, job: Job) -> float:
+        return clock() - self.known_since.setdefault(job.name, clock())
 
 
 def run_next_job(executor: Executor | None = None) -> str:
@@ -90,32 +102,32 @@ def supervise(job: Job, token: str | None, executor: Executor) -> Job:
 
 def watch(job: Job, token: str | None, handle: RunHandle) -> None:
     """Beats for the job in work until the process has ended, and ends one that does not heed the stop flag."""
-    beat_at = 0.0
+    beat_at, patience = 0.0, StopPatience()
     while handle.poll() is None:
         if time.monotonic() - beat_at >= BEAT_SECONDS:
             beat_at = time.monotonic()
-            beat(job, token, handle)
+            beat(job, token, handle, patience)
         time.sleep(POLL_SECONDS)
 
 
-def beat(job: Job, token: str | None, handle: RunHandle) -> None:
+def beat(job: Job, token: str | None, handle: RunHandle, patience: StopPatience) -> None:
     """One beat; a database that does not answer for a moment must not end the run that this process watches."""
     try:
         if token is not None:
             beat_lease(token)
         working_on = current_job(job)
         working_on.beat()
-        enforce_stop(working_on, handle)
+        enforce_stop(working_on, handle, patience)
     except DatabaseError:
         logger.warning("%s: the database did not answer, trying again", job.name, exc_info=True)
         close_old_connections()
 
 
-def enforce_stop(job: Job, handle: RunHandle) -> None:
+def enforce_stop(job: Job, handle: RunHandle, patience: StopPatience) -> None:
     """A process whose job is to be stopped takes up no other, so the signal can hit no job but this."""
     if job.stop_requested_at is None:
         return
-    waited = timezone.now() - job.stop_requested_at
+    waited = patience.waited(job)
     if waited > KILL_AFTER:
         handle.kill()
     elif waited > TERMINATE_AFTER:

@@ -4,7 +4,6 @@ import logging
 import threading
 import time
 from collections.abc import Callable
-from datetime import timedelta
 
 from django.conf import settings
 from django.db import close_old_connections
@@ -13,14 +12,17 @@ from django.utils import timezone
 from ftproject.core.events import prune_events
 from ftproject.core.jobs import active_jobs, enqueue_job, queued_jobs, reap_dead_jobs
 from ftproject.core.light_lane import run_light_jobs
+from ftproject.core.silence import CONFIRM_SECONDS, SilenceWatch
 from inference_app.model_server import model_server
 
 logger = logging.getLogger(__name__)
 
 REAP_SECONDS = 3.0
 BELL_SECONDS = 30.0
+BELL_LOOK_SECONDS = 5.0
 PRUNE_SECONDS = 3600.0
 LIGHT_LANE_SECONDS = 0.3
+forgotten_bells = SilenceWatch(BELL_SECONDS - CONFIRM_SECONDS)
 
 
 class Housekeeper:
@@ -61,7 +63,7 @@ class Housekeeper:
         return [
             ("model server", 0.0, model_server.tend),
             ("reaper", REAP_SECONDS, reap_dead_jobs),
-            ("bell", BELL_SECONDS, ring_forgotten_bell),
+            ("bell", BELL_LOOK_SECONDS, ring_forgotten_bell),
             ("pruning", PRUNE_SECONDS, prune_events),
         ]
 
@@ -79,10 +81,12 @@ def ring_forgotten_bell() -> None:
     """Enqueues again when jobs wait and nothing runs: a killed cluster takes its prefetched messages with it."""
     from django_q.models import OrmQ
 
-    now = timezone.now()
-    waiting = queued_jobs()
-    forgotten = waiting and not active_jobs() and waiting[0].created_at < now - timedelta(seconds=BELL_SECONDS)
-    if forgotten and not OrmQ.objects.filter(key=settings.GPU_CLUSTER, lock__lte=now).exists():
+    waiting = [] if active_jobs() else queued_jobs()
+    forgotten = forgotten_bells.is_silent("queue", waiting[0].name if waiting else "", overdue=False)
+    # A message is locked until its time; after the clock was set back that may be hours ahead.
+    audible = OrmQ.objects.filter(key=settings.GPU_CLUSTER, lock__lte=timezone.now())
+    if waiting and forgotten and not audible.exists():
+        forgotten_bells.forget_all_but(set())
         enqueue_job(waiting[0])
 
 

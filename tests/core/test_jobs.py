@@ -10,6 +10,9 @@ from ftproject.core import jobs
 from ftproject.core.errors import ConflictError
 from ftproject.core.jobs import Job
 from ftproject.core.models import Event
+from ftproject.core.processes import process_lives, this_process
+from ftproject.core.silence import CONFIRM_SECONDS
+from tests.core.clocks import Ticks
 from tests.core.jobs import make_evaluation, make_training
 
 pytestmark = pytest.mark.django_db
@@ -86,10 +89,12 @@ def test_stopping_an_ended_job_is_refused() -> None:
     assert refusal.value.code == "no_active_run"
 
 
-def test_a_job_without_a_heartbeat_is_ended_with_the_reason() -> None:
+def test_a_job_without_a_heartbeat_is_ended_with_the_reason(ticks: Ticks) -> None:
     job = make_training()
     jobs.claim_job(job)
     type(job).objects.update(heartbeat_at=timezone.now() - jobs.HEARTBEAT_TTL - timedelta(seconds=1))
+    assert jobs.reap_dead_jobs() == [], "the clock may have been set"
+    ticks.pass_by(CONFIRM_SECONDS)
     assert [dead.pk for dead in jobs.reap_dead_jobs()] == [job.pk]
     job.refresh_from_db()
     assert job.status == Job.Status.ERROR
@@ -113,12 +118,12 @@ def test_a_living_job_is_left_alone() -> None:
 
 @pytest.mark.parametrize("supervisor", ["", "no colons", "otherhost:1:1.0", "a:b:c"])
 def test_a_supervisor_that_cannot_be_judged_counts_as_alive(supervisor: str) -> None:
-    assert jobs.supervisor_lives(supervisor)
+    assert process_lives(supervisor)
 
 
 def test_a_pid_that_does_not_exist_is_dead() -> None:
-    host, _, _ = jobs.this_process().rsplit(":", 2)
-    assert not jobs.supervisor_lives(f"{host}:999999999:1.00")
+    host, _, _ = this_process().rsplit(":", 2)
+    assert not process_lives(f"{host}:999999999:1.00")
 
 
 def test_a_job_can_go_back_to_the_queue_and_keeps_its_place() -> None:

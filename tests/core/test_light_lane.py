@@ -81,5 +81,5 @@ def test_a_database_that_does_not_answer_for_a_moment_does_not_end_the_watched_r
         raise OperationalError("database is locked")
 
     monkeypatch.setattr(job, "beat", locked)
-    tasks.beat(job, None, handle)
+    tasks.beat(job, None, handle, tasks.StopPatience())
     assert handle.asked == []

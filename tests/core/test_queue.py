@@ -12,8 +12,8 @@ from django_q.status import Stat, Status
 from ftproject.core.queue import queue_worker_seen
 
 
-def beat(status: Any, workers: list[int], seconds: float = 3) -> None:
-    pulse = Status(pid=1, cluster_id="c")  # what a cluster writes; Stat itself wants a running sentinel
+def beat(status: Any, workers: list[int], seconds: float = 3, pid: int = 1) -> None:
+    pulse = Status(pid=pid, cluster_id="c")  # what a cluster writes; Stat itself wants a running sentinel
     pulse.status, pulse.workers = status, workers
     caches["queue"].set(Conf.Q_STAT, [Stat.get_key("c")], None)
     caches["queue"].set(Stat.get_key("c"), SignedPackage.dumps(pulse, True), seconds)
@@ -57,4 +57,9 @@ def test_a_broken_pulse_is_no_error(tmp_path: Path) -> None:
 def test_a_pulse_signed_by_another_server_is_not_believed() -> None:
     beat(Conf.IDLE, [2])
     caches["queue"].set(Stat.get_key("c"), "forged:pulse", 3)
+    assert queue_worker_seen() is False
+
+
+def test_a_cluster_that_is_gone_is_not_seen_however_long_its_pulse_stays() -> None:
+    beat(Conf.IDLE, [2], seconds=3600, pid=2**22 + 1)  # no process has this number
     assert queue_worker_seen() is False

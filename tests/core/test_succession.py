@@ -229,7 +229,9 @@ def test_the_supervisor_beats_for_the_run_in_work_and_enforces_its_stop_alone() 
     type(first).objects.filter(pk=first.pk).update(stop_requested_at=old)
     type(second).objects.filter(pk=second.pk).update(heartbeat_at=old)
     handle = ScriptedHandle(0)
-    tasks.beat(first, None, handle)
+    patience = tasks.StopPatience()
+    patience.known_since[first.name] = -tasks.KILL_AFTER
+    tasks.beat(first, None, handle, patience)
     second.refresh_from_db()
     assert handle.asked == []
     assert second.heartbeat_at is not None

@@ -1,7 +1,6 @@
 """What the gpu queue runs, with hand-made executors: claim, lease, watch, settle."""
 
 from collections.abc import Callable
-from datetime import timedelta
 from pathlib import Path
 
 import pytest
@@ -140,12 +139,17 @@ def test_a_job_cancelled_while_it_waits_for_the_device_never_starts(monkeypatch:
 
 @pytest.mark.parametrize(
     ("waited", "asked"),
-    [(timedelta(seconds=60), []), (timedelta(seconds=130), ["terminate"]), (timedelta(seconds=160), ["kill"])],
+    [(60.0, []), (130.0, ["terminate"]), (160.0, ["kill"])],
 )
-def test_a_stop_flag_that_is_not_heeded_becomes_a_signal(waited: timedelta, asked: list[str]) -> None:
-    job = make_training(status="stopping", stop_requested_at=timezone.now() - waited)
-    handle = ScriptedHandle(0)
-    tasks.enforce_stop(job, handle)
+def test_a_stop_flag_that_is_not_heeded_becomes_a_signal(
+    monkeypatch: pytest.MonkeyPatch, waited: float, asked: list[str]
+) -> None:
+    job = make_training(status="stopping", stop_requested_at=timezone.now())
+    handle, patience = ScriptedHandle(0), tasks.StopPatience()
+    monkeypatch.setattr(tasks, "clock", lambda: 1000.0)
+    tasks.enforce_stop(job, handle, patience)
+    monkeypatch.setattr(tasks, "clock", lambda: 1000.0 + waited)
+    tasks.enforce_stop(job, handle, patience)
     assert handle.asked == asked
 
 

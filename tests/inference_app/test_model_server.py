@@ -20,6 +20,7 @@ from ftproject.core.errors import BusyError, ConflictError, InvalidInputError, U
 from ftproject.core.jobs import Job
 from ftproject.core.lease import acquire_lease, lease_holder, release_lease, want_lease
 from ftproject.core.models import Event, GpuLease
+from ftproject.core.processes import birth_of
 from inference_app import model_server as module
 from inference_app.chat_format import openai_messages
 from inference_app.device import this_holder
@@ -457,9 +458,9 @@ def test_the_lease_of_a_killed_web_process_is_taken_over_at_once(server: ModelSe
 
 
 def test_another_living_web_process_keeps_its_lease(server: ModelServer, spec: ServerSpec) -> None:
-    other = psutil.Process(os.getppid())
+    other = os.getppid()
     host = this_holder().removeprefix("inference:").rsplit(":", 2)[0]
-    assert acquire_lease(f"inference:{host}:{other.pid}:{other.create_time():.2f}")
+    assert acquire_lease(f"inference:{host}:{other}:{birth_of(other)}")
     with pytest.raises(ConflictError, match="Another server process"):
         say(server, spec, "a")
 

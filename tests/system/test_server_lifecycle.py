@@ -17,6 +17,7 @@ from ftproject.system import housekeeping, serving
 from ftproject.system.client import ApiClient, ApiError
 from ftproject.system.demo import DemoReport, percent, print_report
 from ftproject.system.management.commands.demo import running_url, with_steps
+from tests.core.clocks import Ticks
 from tests.core.jobs import make_evaluation, make_training
 
 
@@ -43,17 +44,15 @@ def test_every_waiting_run_has_one_bell_after_a_start() -> None:
 
 
 @pytest.mark.django_db(transaction=True)
-def test_a_forgotten_run_gets_one_new_bell_and_not_a_pile_of_them() -> None:
-    from datetime import timedelta
-
-    from django.utils import timezone
-
-    job = make_training()
+def test_a_forgotten_run_gets_one_new_bell_and_not_a_pile_of_them(ticks: Ticks) -> None:
+    make_training()
+    housekeeping.ring_forgotten_bell()
+    ticks.pass_by(housekeeping.BELL_LOOK_SECONDS)
     housekeeping.ring_forgotten_bell()
     assert OrmQ.objects.count() == 0
-    type(job).objects.update(created_at=timezone.now() - timedelta(minutes=5))
-    housekeeping.ring_forgotten_bell()
-    housekeeping.ring_forgotten_bell()
+    for _ in range(11):
+        ticks.pass_by(housekeeping.BELL_LOOK_SECONDS)
+        housekeeping.ring_forgotten_bell()
     assert OrmQ.objects.count() == 1
 
 
