@@ -17,5 +17,10 @@ os.environ["DJANGO_SETTINGS_MODULE"] = "ftproject.settings"
 
 from ftproject.settings import *  # noqa: E402, F403
 
+if DATABASES["default"]["ENGINE"].endswith("sqlite3"):  # noqa: F405
+    # A file, as in the product: threads of an in-memory database get "table is locked" where a file makes them wait.
+    DATABASES["default"]["TEST"] = {"NAME": os.path.join(os.environ["QWEN3VL_DATA_DIR"], "test.sqlite3")}  # noqa: F405
+    DATABASES["default"]["OPTIONS"]["init_command"] += "PRAGMA synchronous=OFF;"  # noqa: F405
+
 # The admin's tests log in a hundred times; PBKDF2 is made to take a quarter of a second.
 PASSWORD_HASHERS = ["django.contrib.auth.hashers.MD5PasswordHasher"]

@@ -7,6 +7,7 @@ import math
 import operator
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import Field, dataclass, field, fields
+from functools import cache
 from typing import Any, get_args, get_type_hints
 
 JSON_TYPES = {int: "integer", float: "number", bool: "boolean", str: "string"}
@@ -65,6 +66,7 @@ def setting(
     )
 
 
+@cache
 def field_type(cls: type, name: str) -> tuple[type, bool]:
     """The plain type of a setting and whether null is allowed: `int | None` -> (int, True)."""
     hint = get_type_hints(cls)[name]

@@ -189,7 +189,7 @@ def test_a_failure_lets_the_answers_beside_it_end_and_the_next_one_meets_a_new_s
     say(server, spec, "a")
     with ThreadPoolExecutor(2) as threads:
         flying = threads.submit(in_thread_of_its_own, lambda: heard(say(server, spec, "sleep 0.8")))
-        wait_until(lambda: server.turnstile.held)
+        wait_until(lambda: len(stub.heard) == 2)  # "a" and the one in flight
         with pytest.raises(UnavailableError):
             say(server, spec, "fail 500 generation_failed")
         after = threads.submit(in_thread_of_its_own, lambda: heard(say(server, spec, "b")))
@@ -201,7 +201,7 @@ def test_another_base_waits_for_the_answers_of_the_first(server: ModelServer, st
     say(server, spec, "a")
     with ThreadPoolExecutor(1) as threads:
         flying = threads.submit(in_thread_of_its_own, lambda: heard(say(server, spec, "sleep 0.5")))
-        wait_until(lambda: server.turnstile.held)
+        wait_until(lambda: len(stub.heard) == 2)  # "a" and the one in flight
         assert heard(say(server, replace(spec, model_name="other"), "b"))["pid"] == stub.pids[1]
         assert flying.result()["pid"] == stub.pids[0]
 
@@ -349,7 +349,7 @@ def test_a_run_that_wants_the_gpu_waits_for_the_answers_in_flight_only(
     say(server, spec, "a")
     with ThreadPoolExecutor(2) as threads:
         flying = threads.submit(in_thread_of_its_own, lambda: heard(say(server, spec, "sleep 0.8")))
-        wait_until(lambda: server.turnstile.held)
+        wait_until(lambda: len(stub.heard) == 2)  # "a" and the one in flight
         run = make_training(status=Job.Status.QUEUED)
         want_lease(run.name)
         server.tend()  # may not take the server from under the request
@@ -414,7 +414,7 @@ def test_unloading_lets_the_answer_in_flight_end(server: ModelServer, stub: Stub
     say(server, spec, "a")
     with ThreadPoolExecutor(1) as threads:
         flying = threads.submit(in_thread_of_its_own, lambda: heard(say(server, spec, "sleep 0.5")))
-        wait_until(lambda: server.turnstile.held)
+        wait_until(lambda: len(stub.heard) == 2)  # "a" and the one in flight
         assert server.unload()
         assert flying.result()["pid"] == stub.pids[0]
 
@@ -426,7 +426,7 @@ def test_unloading_kills_a_server_that_hangs(
     say(server, spec, "a")
     with ThreadPoolExecutor(1) as threads:
         flying = threads.submit(in_thread_of_its_own, lambda: say(server, spec, "sleep 60"))
-        wait_until(lambda: server.turnstile.held)
+        wait_until(lambda: len(stub.heard) == 2)  # "a" and the one in flight
         assert server.unload()
         with pytest.raises(UnavailableError):
             flying.result()
