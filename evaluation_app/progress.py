@@ -2,11 +2,12 @@
 
 import time
 from collections.abc import Callable, Mapping, Sequence
+from itertools import count
 from typing import Any
 
 from evaluation_app.models import EvaluationRun, Sample
 from ftproject.core.events import EvalProgressEvent, publish
-from training_app.persistence import persistently
+from ftproject.core.persistence import persistently
 
 # Five messages a second are smooth to watch; a tiny model finishes hundreds of batches a second.
 MIN_INTERVAL = 0.2
@@ -21,7 +22,7 @@ class ProgressReporter:
 
     def __init__(self, run: EvaluationRun, *, clock: Callable[[], float] = time.monotonic) -> None:
         self.run, self.clock = run, clock
-        self.done = self.done_before = run.samples.count()
+        self.done = self.done_before = persistently(run.samples.count)
         self.start = clock()
         self.published_at: float | None = None
         self.published: int | None = None
@@ -35,13 +36,20 @@ class ProgressReporter:
         if not samples:
             return
         reached = self.done + len(samples)
-        persistently(lambda: self.write(samples, reached, changes))
+        attempts = count()
+        persistently(lambda: self.write(samples, reached, changes, again=next(attempts) > 0))
         self.done = reached
         if self.published_at is None or self.clock() - self.published_at >= MIN_INTERVAL:
             self.flush()
 
-    def write(self, samples: Sequence[Sample], reached: int, changes: Mapping[str, Any]) -> None:
+    def write(
+        self, samples: Sequence[Sample], reached: int, changes: Mapping[str, Any], *, again: bool = False
+    ) -> None:
         """In one transaction: after a kill the row never claims more than is stored."""
+        if again:  # the connection may have broken after it had committed
+            stored = self.run.samples.filter(index__in=[sample.index for sample in samples])
+            known = set(stored.values_list("index", flat=True))
+            samples = [sample for sample in samples if sample.index not in known]
         Sample.objects.bulk_create(samples)
         if not self.run.note(current=reached, eta_seconds=self.eta(reached), **changes):
             raise ClaimLostError(f"{self.run.name} is no longer ours")

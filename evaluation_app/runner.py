@@ -23,11 +23,11 @@ from evaluation_app.splits import rows_in_scope, seen_rows
 from evaluation_app.windows import iter_ground_truths, iter_windows
 from ftproject.core.errors import ProductError
 from ftproject.core.jobs import Job, requeue_job
+from ftproject.core.persistence import persistently
 from ftproject.core.tasks import stopped_by_shutdown
 from ftproject.engine.backends.base import EngineError, Generation, LoadedModel
 from ftproject.engine.configs import EVALUATION_GENERATION, parse_generation_params
 from ftproject.engine.conversations import ResolvedConversation
-from training_app.persistence import persistently
 
 logger = logging.getLogger(__name__)
 
@@ -72,7 +72,7 @@ class RunningEvaluation:
         with BaseModel(self.job) as base:
             self.enter(Job.Status.PREPARING_DATA, "Preparing rows and images")
             self.scope = rows_in_scope(self.job)
-            self.job.note(total=len(self.scope))
+            persistently(lambda: self.job.note(total=len(self.scope)))
             self.progress = ProgressReporter(self.job)
             labels = labels_of(self.job, iter_ground_truths(self.job, self.scope))
             self.spellings = spellings_of(self.job, labels, iter_ground_truths(self.job, self.scope))
@@ -120,7 +120,7 @@ class RunningEvaluation:
                 self.check_base(base.facts)
                 self.earlier = earlier = EarlierAnswers(self.job, base.facts)
             usable = [row.resolved for row in window if not row.skipped]
-            known = earlier.find(usable)
+            known = persistently(partial(earlier.find, usable))
             self.store(window, known)
             if missing := [row for row in usable if row.conversation.index not in known]:
                 yield missing
@@ -138,7 +138,7 @@ class RunningEvaluation:
                 )
             if before != facts:
                 self.warn("The run went on with other package versions or settings than it began with.")
-        self.job.note(engine_facts=facts)
+        persistently(lambda: self.job.note(engine_facts=facts))
 
     def store(self, window: Sequence[PreparedRow], known: Mapping[int, EarlierAnswer]) -> None:
         """Samples of the skipped rows, and of those that an earlier run has answered."""
@@ -164,7 +164,7 @@ class RunningEvaluation:
 
     def warn(self, message: str) -> None:
         self.warnings_before.append(message)
-        self.job.note(warnings=self.all_warnings())
+        persistently(lambda: self.job.note(warnings=self.all_warnings()))
 
     def all_warnings(self) -> list[str]:
         return list(dict.fromkeys([*self.warnings_before, *image_warnings(self.lost)]))
@@ -172,7 +172,8 @@ class RunningEvaluation:
     def show_preparation(self, ready: int) -> None:
         if self.job.status == Job.Status.PREPARING_DATA and time.monotonic() - self.said_at >= MESSAGE_SECONDS:
             self.said_at = time.monotonic()
-            self.job.note(message=f"Preparing rows and images: {ready} of {len(self.scope)}")
+            message = f"Preparing rows and images: {ready} of {len(self.scope)}"
+            persistently(lambda: self.job.note(message=message))
 
     def answer(self, model: LoadedModel, windows: Iterable[list[ResolvedConversation]]) -> None:
         from ftproject.engine.generation import answer_windows
@@ -222,7 +223,7 @@ def shares_base(done: Job, waiting: Job) -> bool:
 
 
 def complete(job: EvaluationRun) -> None:
-    figures, warnings = summarise(job)
+    figures, warnings = persistently(lambda: summarise(job))
     if figures["num_samples"] != job.total:
         raise RuntimeError(f"{figures['num_samples']} samples are stored for {job.total} rows")
     warnings = [*job.warnings, *warnings]
@@ -231,11 +232,12 @@ def complete(job: EvaluationRun) -> None:
 
 
 def give_back_or_end(job: EvaluationRun) -> None:
-    done = job.samples.count()
-    job.note(eta_seconds=None)
+    done = persistently(job.samples.count)
+    persistently(lambda: job.note(eta_seconds=None))
     if stopped_by_shutdown(job) and requeue_job(
         job, message=f"Interrupted by a shutdown after {done} of {job.total} rows"
     ):
         publish_status(job)
         return
-    job.finish(Job.Status.ERROR, error=f"Stopped after {done} of {job.total} rows.", stopped_early=True)
+    reason = f"Stopped after {done} of {job.total} rows."
+    persistently(lambda: job.finish(Job.Status.ERROR, error=reason, stopped_early=True))

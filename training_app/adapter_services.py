@@ -44,6 +44,9 @@ def complete_training(
 
     When this fails the folder stays: it may be hours of work, and the run's error names it.
     """
+    # An earlier attempt whose connection broke while it committed.
+    if known := Adapter.objects.filter(name=folder.name, run=run, run__status=Job.Status.COMPLETED).first():
+        return known
     info = read_adapter_info(folder)
     with transaction.atomic():
         adapter = Adapter.objects.create(

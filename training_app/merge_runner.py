@@ -8,6 +8,7 @@ from typing import Any
 
 from ftproject.core.errors import ConflictError, ProductError
 from ftproject.core.jobs import Job, requeue_job
+from ftproject.core.persistence import persistently
 from ftproject.core.tasks import is_draining
 from ftproject.engine.adapters import finite
 from ftproject.engine.backends.base import EngineError
@@ -16,7 +17,6 @@ from training_app.adapter_services import RunLostError
 from training_app.disk import says_disk_full
 from training_app.merge_services import base_path
 from training_app.models import AdapterMerge
-from training_app.persistence import persistently
 
 TELL_SECONDS = 1.0
 STOPPED = "merge_stopped"
@@ -69,9 +69,15 @@ def finish(job: AdapterMerge, result: MergeResult) -> None:
     facts = finite({name: value for name, value in asdict(result).items() if name not in {"path", "warnings"}})
     changes: dict[str, Any] = {"result": facts, "warnings": [*job.warnings, *result.warnings]}
     message = f"Merged into {job.model_name}"
-    if not persistently(lambda: job.finish(Job.Status.COMPLETED, message=message, current=job.total or 0, **changes)):
+    if not persistently(lambda: complete(job, message=message, current=job.total or 0, **changes)):
         shutil.rmtree(result.path, ignore_errors=True)
         raise RunLostError(f"The merge was ended elsewhere before {job.model_name} was complete.")
+
+
+def complete(job: AdapterMerge, **changes: Any) -> bool:
+    """True as well when an earlier attempt did it whose connection broke while it committed."""
+    mine = AdapterMerge.objects.filter(pk=job.pk, claim=job.claim, status=Job.Status.COMPLETED)
+    return mine.exists() or job.finish(Job.Status.COMPLETED, **changes)
 
 
 class MergeProgress:

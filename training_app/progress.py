@@ -6,15 +6,16 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, fields, replace
 
-from django.db import OperationalError, transaction
+from django.db import close_old_connections, transaction
 
+from ftproject.core.database_faults import TRANSIENT
 from ftproject.core.errors import ProductError
 from ftproject.core.events import TrainingProgressEvent, publish
 from ftproject.core.jobs import Job
+from ftproject.core.persistence import persistently
 from ftproject.engine.adapters import finite
 from ftproject.engine.backends.base import TrainingProgress
 from training_app.models import TrainingMetric, TrainingRun
-from training_app.persistence import persistently
 from training_app.services import publish_status
 
 logger = logging.getLogger(__name__)
@@ -22,6 +23,7 @@ logger = logging.getLogger(__name__)
 # Steps of the tiny model come at 10/s; a commit for each would cost a fifth of them on a slow disk.
 WRITE_SECONDS = 0.2
 SAY_SECONDS = 0.5
+RETRY_SECONDS = 2.0
 PHASES = (Job.Status.LOADING_MODEL, Job.Status.PREPARING_DATA, Job.Status.TRAINING)
 METRIC_FIELDS = ("epoch", "loss", "learning_rate", "grad_norm", "eval_loss", "eval_exact_match", "eval_token_f1")
 LONGEST_MESSAGE = 500
@@ -94,7 +96,8 @@ class RunReporter:
 
     def on_history(self, steps: Sequence[TrainingProgress]) -> None:
         """Completes the curve of a continuation: the killed run may have kept its last steps to itself."""
-        known = self.run.logged.order_by("-step").values_list("step", flat=True).first() or 0
+        newest = self.run.logged.order_by("-step").values_list("step", flat=True)
+        known = persistently(newest.first) or 0
         unknown = [TrainingProgress(**finite(asdict(progress))) for progress in steps if progress.step >= known]
         persistently(lambda: write_metrics(self.run, unknown))
 
@@ -125,8 +128,11 @@ class RunReporter:
         self.written_at = time.monotonic()
         try:
             self.write_pending()
-        except OperationalError:
-            logger.warning("%s: the database is busy, progress is kept for later", self.run.name, exc_info=True)
+        except TRANSIENT as exc:
+            logger.warning("%s: the database is busy, progress is kept for later: %s", self.run.name, exc)
+            close_old_connections()
+            # A server that cannot be reached costs up to 5 s to ask.
+            self.written_at += RETRY_SECONDS
         else:
             self.pending = []
 

@@ -12,6 +12,7 @@ from typing import Any
 from datasets_app.preparation import PreparedRow, prepare_rows
 from ftproject.core.errors import ProductError
 from ftproject.core.jobs import requeue_job
+from ftproject.core.persistence import persistently
 from ftproject.core.storage import run_dir
 from ftproject.core.tasks import stopped_by_shutdown
 from ftproject.engine.adapters import versions
@@ -26,7 +27,6 @@ from training_app.configuration import resolve_config
 from training_app.continuation import checkpoint_to_resume, origin_of, require_same_rows, rows_digest
 from training_app.disk import Reserve, require_free_disk, says_disk_full
 from training_app.models import TrainingRun
-from training_app.persistence import persistently
 from training_app.progress import RunReporter, StoppedBeforeFirstStepError, summarise_reasons
 from training_app.prompt_stop import leaves_before_first_step
 
@@ -134,7 +134,7 @@ def read_rows(job: TrainingRun, reporter: RunReporter, config: TrainingConfig) -
     if not rows.train:
         raise nothing_to_train_on(rows)
     require_same_rows(job, rows.train, rows.heldout)
-    note_rows(job, rows)
+    persistently(lambda: note_rows(job, rows))
     return rows
 
 
@@ -231,7 +231,7 @@ def finish_training(job: TrainingRun, result: TrainingResult) -> None:
     )
     persistently(completion)
     if not was_stopped(job):  # a stopped run keeps its checkpoints, to be taken up again
-        free_checkpoints(job)
+        persistently(lambda: free_checkpoints(job))
 
 
 def run_metrics(result: TrainingResult) -> dict[str, Any]:

@@ -6,12 +6,12 @@ from http import HTTPStatus
 from typing import Any
 
 from django.core.exceptions import PermissionDenied, RequestDataTooBig, SuspiciousOperation
-from django.db import OperationalError
 from django.http import Http404, HttpRequest, JsonResponse, UnreadablePostError
 from rest_framework import exceptions as drf
 from rest_framework.response import Response
 from rest_framework.views import set_rollback
 
+from ftproject.core.database_faults import is_away, is_busy
 from ftproject.core.errors import Problem, ProductError
 
 logger = logging.getLogger(__name__)
@@ -27,6 +27,7 @@ HINTS = {
     "too_large": "Send less in one request, or raise QWEN3VL_MAX_BODY_MB / QWEN3VL_MAX_UPLOAD_MB.",
     "internal_error": "Try again; if it stays, look for the request_id in the server's log.",
     "database_busy": "Try again in a moment.",
+    "database_unavailable": "Try again in a moment; if it stays, look at the server's log and QWEN3VL_DATABASE_URL.",
 }
 
 
@@ -105,8 +106,11 @@ def describe_django_exception(exc: Exception, path: str) -> tuple[int, dict[str,
         )
     if isinstance(exc, SuspiciousOperation):
         return 400, {"code": "invalid_input", "detail": "The request could not be understood."}, {}
-    if isinstance(exc, OperationalError) and "locked" in str(exc):
-        logger.warning("database locked at %s", path)
+    if is_away(exc):
+        logger.warning("the database is away at %s: %s", path, exc)
+        return 503, {"code": "database_unavailable", "detail": "The database does not answer."}, {"Retry-After": "2"}
+    if is_busy(exc):
+        logger.warning("the database is busy at %s: %s", path, exc)
         return 503, {"code": "database_busy", "detail": "The database is busy."}, {"Retry-After": "1"}
     return describe_unexpected(exc, path)
 

@@ -12,6 +12,7 @@ from django.db import close_old_connections, connection
 
 from ftproject.core.errors import ProductError
 from ftproject.core.jobs import Job, claim_successor, job_model, queued_jobs, requeue_job
+from ftproject.core.persistence import persistently
 from ftproject.core.tasks import is_draining
 
 logger = logging.getLogger(__name__)
@@ -85,7 +86,8 @@ def execute(runner: Runner, kind: str, run_id: int, claim: str, succession: Succ
 
     The exit code is 0 only when every row ended well (or went back to the queue).
     """
-    job = job_model(kind)._default_manager.filter(pk=run_id, claim=claim, status__in=Job.ACTIVE).first()
+    mine = job_model(kind)._default_manager.filter(pk=run_id, claim=claim, status__in=Job.ACTIVE)
+    job = persistently(mine.all().first)
     if job is None:
         logger.error("%s run %s is not claimed by %s: nothing done", kind, run_id, claim)
         return 4
@@ -108,8 +110,10 @@ def execute_one(runner: Runner, job: Job, terminated: threading.Event) -> int:
             runner(job, watch.should_stop)
     except BaseException as exc:
         logger.exception("%s failed", job.name)
-        job.finish(Job.Status.ERROR, error=describe_failure(exc))
-    status = type(job)._default_manager.filter(pk=job.pk).values_list("status", flat=True).first()
+        reason = describe_failure(exc)
+        persistently(lambda: job.finish(Job.Status.ERROR, error=reason))
+    rows = type(job)._default_manager.filter(pk=job.pk)
+    status = persistently(lambda: rows.values_list("status", flat=True).first())
     # A finished run may have been deleted by now; then its own copy knows how it ended.
     return 0 if (status or job.status) in {Job.Status.COMPLETED, Job.Status.QUEUED} else 1
 

@@ -4,8 +4,7 @@ import time
 from dataclasses import dataclass
 from typing import Any
 
-from django.db import OperationalError
-
+from ftproject.core.database_faults import TRANSIENT
 from ftproject.core.models import GpuLease
 
 clock = time.monotonic
@@ -59,6 +58,6 @@ def database_takes_writes() -> bool:
     began = clock()
     try:
         GpuLease.objects.filter(pk=0).update(holder="")
-    except OperationalError:
+    except TRANSIENT:
         return False
     return clock() - began < PROMPT_SECONDS

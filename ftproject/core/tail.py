@@ -118,13 +118,7 @@ class EventTail:
 
     async def find_place(self) -> None:
         """Starts behind the newest stored event; what is older is for replays."""
-        while True:
-            try:
-                self.last_id = await self.read(newest_id)
-                return
-            except Exception:
-                logger.exception("the newest event could not be read, trying again")
-                await asyncio.sleep(POLL_SECONDS)
+        self.last_id = await self.read_patiently(newest_id)
 
     async def read_new(self) -> list[EventMessage]:
         messages = await self.read(events_after, self.last_id)
@@ -135,9 +129,17 @@ class EventTail:
     async def read(self, query: Callable[..., T], *arguments: object) -> T:
         return await asyncio.get_running_loop().run_in_executor(self.executor, query, *arguments)
 
+    async def read_patiently(self, query: Callable[..., T], *arguments: object) -> T:
+        while True:
+            try:
+                return await self.read(query, *arguments)
+            except Exception:
+                logger.exception("events could not be read, trying again")
+                await asyncio.sleep(POLL_SECONDS)
+
     async def replay(self, since: int, until: int, types: frozenset[str]) -> list[EventMessage]:
         """The next page of stored events with since < id <= until, oldest first; empty at the end."""
-        return await self.read(stored_between, since, until, types)
+        return await self.read_patiently(stored_between, since, until, types)
 
 
 def newest_id() -> int:

@@ -4,11 +4,12 @@ import logging
 import time
 from pathlib import Path
 
-from django.db import DatabaseError, close_old_connections
+from django.db import Error, close_old_connections
 
 from ftproject.core.executor import Executor, RunHandle, get_executor
 from ftproject.core.jobs import Job, claim_job, current_job, queued_jobs, reap_dead_jobs
 from ftproject.core.lease import acquire_lease, beat_lease, release_lease, want_lease
+from ftproject.core.persistence import persistently
 from ftproject.core.storage import data_path
 
 logger = logging.getLogger(__name__)
@@ -48,7 +49,7 @@ def run_next_job(executor: Executor | None = None) -> str:
     try:
         job = supervise(job, token, executor or get_executor())
     finally:
-        release_lease(token)
+        persistently(lambda: release_lease(token))
     return f"{job.name} {job.status}"
 
 
@@ -97,7 +98,7 @@ def supervise(job: Job, token: str | None, executor: Executor) -> Job:
         watch(job, token, handle)
     finally:
         handle.close()
-    return settle(job, handle.poll(), executor)
+    return persistently(lambda: settle(job, handle.poll(), executor))
 
 
 def watch(job: Job, token: str | None, handle: RunHandle) -> None:
@@ -118,7 +119,7 @@ def beat(job: Job, token: str | None, handle: RunHandle, patience: StopPatience)
         working_on = current_job(job)
         working_on.beat()
         enforce_stop(working_on, handle, patience)
-    except DatabaseError:
+    except Error:
         logger.warning("%s: the database did not answer, trying again", job.name, exc_info=True)
         close_old_connections()
 

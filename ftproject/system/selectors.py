@@ -5,7 +5,7 @@ from functools import cache
 from typing import Any
 
 from django.conf import settings
-from django.db import DatabaseError, connection
+from django.db import Error, connection
 
 from ftproject.core.errors import UnavailableError
 from ftproject.core.lease import lease_holder
@@ -42,10 +42,13 @@ def check_database() -> str:
     try:
         with connection.cursor() as cursor:
             cursor.execute("SELECT 1")
-    except DatabaseError as error:
+    except Error as error:
         logger.exception("health: the database does not answer")
         hint = "Look at the server's log and at QWEN3VL_DATABASE_URL."
-        raise UnavailableError("The database does not answer.", code="database_unavailable", hint=hint) from error
+        headers = {"Retry-After": "2"}
+        raise UnavailableError(
+            "The database does not answer.", code="database_unavailable", hint=hint, headers=headers
+        ) from error
     return connection.vendor
 
 

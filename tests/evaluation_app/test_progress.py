@@ -86,7 +86,7 @@ def test_a_lost_claim_is_noticed_and_stores_nothing(run: EvaluationRun) -> None:
 
 def test_a_locked_database_costs_no_sample(run: EvaluationRun, monkeypatch: pytest.MonkeyPatch) -> None:
     """The write fails after its samples went in: the second attempt must not find them there."""
-    monkeypatch.setattr("training_app.persistence.PAUSE_SECONDS", 0)
+    monkeypatch.setattr("ftproject.core.persistence.PAUSE_SECONDS", 0)
     note, failures = EvaluationRun.note, [OperationalError("database is locked")]
 
     def busy(self: EvaluationRun, **changes: object) -> bool:

@@ -9,13 +9,14 @@ import pytest
 from django.db import OperationalError, connection
 
 from datasets_app.models import Dataset
+from ftproject.core import persistence
 from ftproject.core.storage import run_path
 from ftproject.engine.backends.base import TrainingCallbacks, TrainingJob, TrainingResult
 from ftproject.engine.backends.fake import FakeBackend
 from ftproject.engine.configs import TrainingConfig
 from ftproject.engine.memory_estimate import adapter_disk_mb
 from tests.training_app.world import TEN_STEPS, Api, queued, run_process, train_with, trained_run
-from training_app import disk, persistence
+from training_app import disk
 from training_app.configuration import resolve_config
 from training_app.disk import Reserve, disk_mb_needed, require_free_disk, says_disk_full
 

@@ -9,6 +9,7 @@ import pytest
 from django.db import OperationalError, connection
 
 from datasets_app.models import Dataset
+from ftproject.core import persistence
 from ftproject.core.jobs import Job
 from ftproject.core.models import Event
 from ftproject.core.storage import adapters_dir, run_dir
@@ -35,7 +36,7 @@ from tests.training_app.world import (
     trained_run,
     work_queue,
 )
-from training_app import adapter_services, disk, persistence, progress, services
+from training_app import adapter_services, disk, progress, services
 from training_app.models import Adapter, TrainingMetric, TrainingRun
 from training_app.runner import execute_training
 
