@@ -1,13 +1,15 @@
 """Writes of datasets and mappings: upload, import, activate, delete, map."""
 
 import errno
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from django.core.files.uploadedfile import TemporaryUploadedFile
-from django.db import IntegrityError, transaction
+from django.db import DatabaseError, IntegrityError, transaction
 from django.db.models import ProtectedError
 
+from datasets_app.ingestion.ingest import TableFacts
 from datasets_app.ingestion.isolation import ingest_apart
 from datasets_app.ingestion.survey import Survey, survey_file
 from datasets_app.mapping_rules import checked_mapping
@@ -113,23 +115,25 @@ def _store(path: Path, survey: Survey, filename: str) -> Dataset:
     target = datasets_dir() / f"{survey.sha256}.parquet"
     with publish_file(target) as partial:
         facts = ingest_apart(path, survey, filename, partial)
-    dataset = _row_of(
-        survey,
-        filename=_label(filename),
-        size_bytes=survey.size_bytes,
-        format=facts.format,
-        encoding=facts.encoding,
-        delimiter=facts.delimiter,
-        num_rows=facts.num_rows,
-        num_columns=len(facts.columns),
-        columns=facts.columns,
-    )
-    return dataset_activate(dataset=dataset)
+    try:
+        with transaction.atomic():
+            return dataset_activate(dataset=_row_of(survey, filename, facts))
+    except DatabaseError:
+        # A table without its row is found by nobody; one whose row is there is another upload's of the same content.
+        if not Dataset.objects.filter(sha256=survey.sha256).exists():
+            target.unlink(missing_ok=True)
+        raise
 
 
-def _row_of(survey: Survey, **facts: Any) -> Dataset:
+def _row_of(survey: Survey, filename: str, facts: TableFacts) -> Dataset:
     """The one row of this content: a second upload at the same time, or one whose rows were lost, finds it."""
-    dataset, _ = Dataset.objects.update_or_create(sha256=survey.sha256, defaults=facts)
+    columns = {
+        "filename": _label(filename),
+        "size_bytes": survey.size_bytes,
+        "num_columns": len(facts.columns),
+        **asdict(facts),
+    }
+    dataset, _ = Dataset.objects.update_or_create(sha256=survey.sha256, defaults=columns)
     if not dataset.table_path.exists():
         raise ConflictError("The same file was just deleted.", code="dataset_deleted", hint="Upload it again.")
     return dataset

@@ -87,6 +87,21 @@ def living_continuation(run: TrainingRun) -> TrainingRun | None:
     return None
 
 
+def heir_of_checkpoints(run: TrainingRun) -> TrainingRun | None:
+    """A run that waits or starts and will go on from this one's checkpoint, through others or not.
+
+    It takes the checkpoint over when it has read its rows and loaded its model; until then nobody else has it.
+    """
+    for other in run.continuations.all():
+        if latest_checkpoint(checkpoints_dir(other)) is not None:
+            continue
+        if not other.is_terminal:
+            return other
+        if heir := heir_of_checkpoints(other):
+            return heir
+    return None
+
+
 def why_no_checkpoint(run: TrainingRun) -> str:
     if run.started_at is None:
         return "It never started: start it again."

@@ -14,6 +14,7 @@ from training_app.checkpoints import (
     Resumability,
     checkpoints_dir,
     folder_bytes,
+    heir_of_checkpoints,
     lineage,
     resumability,
 )
@@ -168,12 +169,11 @@ def latest_logged(run: TrainingRun, name: str) -> float | None:
 
 
 def delete_checkpoints(*, run: TrainingRun) -> int:
-    """Frees the space of a run that nobody will resume; returns the bytes. A continuation that waits needs them."""
+    """Frees the space of a run that nobody will resume; returns the bytes. A continuation on its way needs them."""
     with transaction.atomic():
         run = locked(run.pk)
-        waiting = run.continuations.filter(status=run.Status.QUEUED).first()
-        if waiting is not None or not run.is_terminal:
-            user = waiting or run
+        user = run if not run.is_terminal else heir_of_checkpoints(run)
+        if user is not None:
             raise ConflictError(
                 f"Training run {user.pk} still needs the checkpoints of run {run.pk}.",
                 code="run_active",

@@ -115,9 +115,11 @@ class Job(models.Model):
         assert to in self.TERMINAL  # noqa: S101
         if to == self.Status.ERROR and "message" not in changes:
             changes["message"] = str(changes.get("error") or "").partition("\n")[0][:500]
-        ended = self._update(self.ACTIVE, status=to, completed_at=timezone.now(), **changes)
-        if ended:
-            self.on_end()
+        # The end and its event, both or neither: clients wait for the event.
+        with transaction.atomic():
+            ended = self._update(self.ACTIVE, status=to, completed_at=timezone.now(), **changes)
+            if ended:
+                self.on_end()
         return ended
 
     def note(self, **changes: Any) -> bool:
@@ -178,7 +180,8 @@ def must_wait(job: Job) -> bool:
 def enqueue_job(job: Job) -> None:
     """Tells the gpu queue that there is work; the message is only a bell, the row says what to do.
 
-    The light lane needs none: its thread in the web process looks by itself (`core.light_lane`).
+    A bell that is lost (a locked database) is rung again by the housekeeper. The light lane needs none: its thread in
+    the web process looks by itself (`core.light_lane`).
     """
     from django_q.tasks import async_task
 
@@ -188,7 +191,9 @@ def enqueue_job(job: Job) -> None:
     transaction.on_commit(
         lambda: async_task(
             "ftproject.core.tasks.run_next_job", cluster="gpu", task_name=job.name[:100], ack_failure=True
-        )
+        ),
+        # The job is committed; a client that got an error for the lost bell would start it again.
+        robust=True,
     )
 
 
@@ -259,13 +264,8 @@ def current_job(job: Job) -> Job:
 def stop_job(job: Job, *, reason: str = "Stop requested") -> Job:
     """Stops an active job gracefully, or takes a waiting one out of the queue."""
     now, manager = timezone.now(), type(job)._default_manager
-    waiting = manager.filter(pk=job.pk, status=Job.Status.QUEUED)
-    if waiting.update(
-        status=Job.Status.ERROR, error=CANCELLED, message=CANCELLED, completed_at=now, stop_requested_at=now
-    ):
-        fresh = manager.get(pk=job.pk)
-        fresh.on_end()
-        return fresh
+    if cancelled := cancel_waiting(job, now):
+        return cancelled
     running = manager.filter(pk=job.pk, status__in=Job.ACTIVE)
     # Asking again must not put off the SIGTERM that follows a flag nobody heeds.
     if not running.update(
@@ -277,6 +277,18 @@ def stop_job(job: Job, *, reason: str = "Stop requested") -> Job:
             hint="Look at its status: it has ended already.",
         )
     return manager.get(pk=job.pk)
+
+
+def cancel_waiting(job: Job, now: datetime) -> Job | None:
+    """Takes a waiting job out of the queue, with the event of its end or not at all."""
+    manager = type(job)._default_manager
+    ended = {"status": Job.Status.ERROR, "error": CANCELLED, "message": CANCELLED, "completed_at": now}
+    with transaction.atomic():
+        if not manager.filter(pk=job.pk, status=Job.Status.QUEUED).update(**ended, stop_requested_at=now):
+            return None
+        fresh = manager.get(pk=job.pk)
+        fresh.on_end()
+        return fresh
 
 
 def requeue_job(job: Job, *, message: str) -> bool:

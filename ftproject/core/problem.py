@@ -1,5 +1,6 @@
 """Turns every error of the API into one shape: RFC 9457 application/problem+json."""
 
+import errno
 import logging
 import uuid
 from http import HTTPStatus
@@ -28,6 +29,7 @@ HINTS = {
     "internal_error": "Try again; if it stays, look for the request_id in the server's log.",
     "database_busy": "Try again in a moment.",
     "database_unavailable": "Try again in a moment; if it stays, look at the server's log and QWEN3VL_DATABASE_URL.",
+    "disk_full": "Free space in the data directory: `manage.py prune` shows what can go.",
 }
 
 
@@ -112,7 +114,17 @@ def describe_django_exception(exc: Exception, path: str) -> tuple[int, dict[str,
     if is_busy(exc):
         logger.warning("the database is busy at %s: %s", path, exc)
         return 503, {"code": "database_busy", "detail": "The database is busy."}, {"Retry-After": "1"}
+    if is_disk_full(exc):
+        logger.error("disk full at %s: %s", path, exc)
+        return 503, {"code": "disk_full", "detail": "The disk is full. What was saved before is not harmed."}, {}
     return describe_unexpected(exc, path)
+
+
+def is_disk_full(exc: Exception) -> bool:
+    """Whether the system, or SQLite in its words, says that there is no room."""
+    if isinstance(exc, OperationalError):
+        return "disk is full" in str(exc)
+    return isinstance(exc, OSError) and exc.errno in {errno.ENOSPC, errno.EDQUOT}
 
 
 def describe_unexpected(exc: Exception, path: str) -> tuple[int, dict[str, Any], dict[str, str]]:

@@ -1,8 +1,10 @@
 """The GPU lease: one holder, taken over only from the dead."""
 
 from datetime import timedelta
+from typing import Any
 
 import pytest
+from django.db import connection
 from django.utils import timezone
 
 from ftproject.core import lease
@@ -70,3 +72,20 @@ def test_the_lease_of_a_dead_holder_can_be_freed_by_name() -> None:
     assert not lease.release_holder("training:2")
     assert lease.release_holder("training:1")
     assert lease.lease_holder() == ""
+
+
+def test_of_two_that_found_the_device_free_one_gets_it() -> None:
+    faster: list[str | None] = []
+
+    def other(execute: Any, sql: str, *call: Any) -> Any:
+        if sql.startswith("UPDATE") and not faster:
+            faster.append("asks now")
+            faster.append(lease.acquire_lease("training:2"))
+        return execute(sql, *call)
+
+    lease.acquire_lease("training:0")
+    lease.release_holder("training:0")
+    with connection.execute_wrapper(other):
+        assert lease.acquire_lease("training:1") is None
+    assert faster[1]
+    assert lease.lease_holder() == "training:2"

@@ -1,5 +1,6 @@
-"""The clocks that tests set by hand."""
+"""The clocks that tests set by hand, and the training tests' small world."""
 
 from tests.core.clocks import ticks, wall_clock
+from tests.training_app.conftest import api, dataset, dead
 
-__all__ = ["ticks", "wall_clock"]
+__all__ = ["api", "dataset", "dead", "ticks", "wall_clock"]

@@ -49,6 +49,21 @@ def test_those_that_a_waiting_continuation_needs_stay(api: Api, dead: TrainingRu
     assert leftovers(checkpoints_dir(dead)) == ["checkpoint-4"]
 
 
+def test_those_that_a_starting_continuation_has_not_taken_over_yet_stay(api: Api, dead: TrainingRun) -> None:
+    other = claimed(TrainingRun.objects.get(pk=api.post(f"{URL}/{dead.pk}/resume").json()["run_id"]))
+    answer = api.delete(f"{URL}/{dead.pk}/checkpoints")
+    assert (answer.status_code, answer.json()["code"]) == (409, "run_active")
+    assert f"runs/{other.pk}/stop" in answer.json()["hint"]
+
+
+def test_those_that_the_continuation_of_a_dead_continuation_needs_stay(api: Api, dead: TrainingRun) -> None:
+    second = claimed(TrainingRun.objects.get(pk=api.post(f"{URL}/{dead.pk}/resume").json()["run_id"]))
+    assert second.finish(Job.Status.ERROR, error="killed before its first checkpoint")
+    third = api.post(f"{URL}/{second.pk}/resume").json()["run_id"]
+    assert api.delete(f"{URL}/{dead.pk}/checkpoints").json()["code"] == "run_active"
+    assert run_process(TrainingRun.objects.get(pk=third)).status == "completed"
+
+
 def test_a_running_continuation_has_taken_its_checkpoint_over(
     api: Api, dead: TrainingRun, monkeypatch: pytest.MonkeyPatch
 ) -> None:
