@@ -10,6 +10,7 @@ TRANSIENT = (OperationalError, InterfaceError)
 AWAY = {"57P01", "57P02", "57P03", "57P05", "53300", "25P03"}
 # A lock that was not given in time, a deadlock, a conflict with another transaction.
 BUSY = {"55P03", "40P01", "40001"}
+DISK_FULL = "53100"
 
 
 def is_away(exc: BaseException) -> bool:
@@ -24,6 +25,10 @@ def is_away(exc: BaseException) -> bool:
 
 def is_busy(exc: BaseException) -> bool:
     return isinstance(exc, OperationalError) and ("locked" in str(exc) or sqlstate(exc) in BUSY)
+
+
+def is_full(exc: BaseException) -> bool:
+    return isinstance(exc, OperationalError) and ("disk is full" in str(exc) or sqlstate(exc) == DISK_FULL)
 
 
 def sqlstate(exc: BaseException) -> str:

@@ -12,7 +12,7 @@ from rest_framework import exceptions as drf
 from rest_framework.response import Response
 from rest_framework.views import set_rollback
 
-from ftproject.core.database_faults import is_away, is_busy
+from ftproject.core.database_faults import is_away, is_busy, is_full
 from ftproject.core.errors import Problem, ProductError
 
 logger = logging.getLogger(__name__)
@@ -121,10 +121,8 @@ def describe_django_exception(exc: Exception, path: str) -> tuple[int, dict[str,
 
 
 def is_disk_full(exc: Exception) -> bool:
-    """Whether the system, or SQLite in its words, says that there is no room."""
-    if isinstance(exc, OperationalError):
-        return "disk is full" in str(exc)
-    return isinstance(exc, OSError) and exc.errno in {errno.ENOSPC, errno.EDQUOT}
+    """Whether the system, or the database in its own words, says that there is no room."""
+    return is_full(exc) or (isinstance(exc, OSError) and exc.errno in {errno.ENOSPC, errno.EDQUOT})
 
 
 def describe_unexpected(exc: Exception, path: str) -> tuple[int, dict[str, Any], dict[str, str]]:
