@@ -11,6 +11,9 @@ endif
 
 CODE := ftproject datasets_app training_app evaluation_app inference_app sessions_app benchmarks manage.py .ci
 
+# Files of tests at a time, at most one a core: each worker holds torch and models, up to 1.5 GB.
+TEST_WORKERS := 4
+
 .PHONY: demo test test-postgres serve lint audit format bench schema check-python
 
 demo: $(VENV)/installed
@@ -21,7 +24,7 @@ serve: $(VENV)/installed
 
 test: $(VENV)/installed-dev
 	$(BIN)/python -m coverage erase
-	$(BIN)/python -m pytest --cov --cov-report=term
+	$(BIN)/python -m pytest -n logical --maxprocesses $(TEST_WORKERS) --dist loadfile --cov --cov-report=term
 
 # The same suite on a PostgreSQL server that is started for it; ARGS are pytest's, as in `make test-postgres ARGS=tests/core`.
 test-postgres: $(VENV)/installed-dev

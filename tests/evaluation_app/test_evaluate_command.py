@@ -37,7 +37,7 @@ SHAPES = ROOT / "ftproject" / "engine" / "assets" / "demo" / "shapes.csv"
         (["--base", "--output", "/nowhere/at/all.csv"], "cannot be written"),
         (["--base", "--positive-label", "yes"], "classification_mode"),
         (["--base", "--model", "gpt2"], "not an allowed model"),
-        (["--base", "--dataset", "1", "--dataset", "999"], "There is no dataset 999"),
+        (["--base", "--dataset", "{dataset}", "--dataset", "999"], "There is no dataset 999"),
         (["--base", "--compare"], "needs two models"),
         (["--base", "--output", "results.xlsx"], "its ending must be one of"),
         (["--base", "--adapter", "adapter_1", "--output", "page.html"], "give --compare too"),
@@ -50,6 +50,7 @@ SHAPES = ROOT / "ftproject" / "engine" / "assets" / "demo" / "shapes.csv"
     ],
 )
 def test_what_cannot_work_is_refused_and_nothing_is_queued(adapter: Adapter, options: list[str], words: str) -> None:
+    options = [option.replace("{dataset}", str(Dataset.objects.get().pk)) for option in options]
     with pytest.raises(CommandError, match=words):
         call_command("evaluate", *options)
     assert EvaluationRun.objects.count() == 0
