@@ -6,6 +6,7 @@ import importlib.util
 import os
 import re
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -53,8 +54,9 @@ def device_facts() -> DeviceFacts:
     return devices[first] if first < len(devices) else nothing
 
 
+@cache
 def torch_has_cuda() -> bool:
-    """Whether the installed torch was built with CUDA, read from its version file without importing it."""
+    """Whether the installed torch was built with CUDA, read once from its version file without importing it."""
     try:
         spec = importlib.util.find_spec("torch")
         if spec is None or spec.origin is None:

@@ -3,6 +3,7 @@
 # ruff: noqa: N802 - the stand-in carries NVML's own names
 
 import sys
+from collections.abc import Iterator
 from types import SimpleNamespace
 from typing import Any
 
@@ -146,6 +147,14 @@ def test_the_facts_are_those_of_the_first_visible_device(
     assert gpu.device_facts().name == name
 
 
+@pytest.fixture
+def build_forgotten() -> Iterator[None]:
+    """What is found out about the installed torch holds for one process; nothing of this test stays."""
+    yield
+    gpu.torch_has_cuda.cache_clear()
+
+
+@pytest.mark.usefixtures("build_forgotten")
 def test_the_build_of_torch_is_read_without_importing_it(tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     import importlib.util
 
@@ -156,10 +165,14 @@ def test_the_build_of_torch_is_read_without_importing_it(tmp_path: Any, monkeypa
     spec = SimpleNamespace(origin=str(torch / "__init__.py"))
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: spec)
     version.write_text("cuda: Optional[str] = None\n")
+    gpu.torch_has_cuda.cache_clear()
     assert gpu.torch_has_cuda() is False
     version.write_text("cuda: Optional[str] = '12.8'\n")
+    gpu.torch_has_cuda.cache_clear()
     assert gpu.torch_has_cuda() is True
     version.unlink()
+    gpu.torch_has_cuda.cache_clear()
     assert gpu.torch_has_cuda() is False
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    gpu.torch_has_cuda.cache_clear()
     assert gpu.torch_has_cuda() is False
