@@ -24,6 +24,7 @@ BENCHMARKS = [
     "verdicts",
     "comparison",
     "inference",
+    "gate_matrix",
 ]
 
 

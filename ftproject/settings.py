@@ -1,6 +1,7 @@
 """Settings: embedded defaults that need nothing installed, every choice a QWEN3VL_* variable (table in the README)."""
 
 import sys
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +18,12 @@ DEBUG = env_bool("DEBUG", default=False)
 SECRET_KEY = read_or_create_secret(DATA_DIR / "secret_key")
 HOST = env_text("HOST", "127.0.0.1")
 PORT = env_int("PORT", 8000)
-# The gate in core.gate decides by peer and Host who may come in; a second list here would only refuse its own answers.
+# The gate (core/gate.py) decides by peer, Host and key who may come in: a request with a key may name any host, since
+# a proxy's name is not known here, and a second list would answer 400 where the gate says what to do.
 ALLOWED_HOSTS = ["*"]
+# Names under which the admin may be reached beside localhost and addresses; behind TLS its forms come from there.
+ADMIN_HOSTS = frozenset(name.lower() for name in env_list("ADMIN_HOSTS"))
+CSRF_TRUSTED_ORIGINS = [f"https://{name}" for name in sorted(ADMIN_HOSTS)]
 
 INSTALLED_APPS = [
     "django.contrib.admin",
@@ -32,6 +37,7 @@ INSTALLED_APPS = [
     "drf_spectacular_sidecar",
     "channels",
     "django_q",
+    "axes",
     "ftproject.core",
     "datasets_app",
     "training_app",
@@ -45,6 +51,7 @@ INSTALLED_APPS = [
 MIDDLEWARE = [
     "django.middleware.security.SecurityMiddleware",
     "whitenoise.middleware.WhiteNoiseMiddleware",
+    "ftproject.system.audit_middleware.AuditMiddleware",
     "ftproject.core.middleware.ProblemMiddleware",
     "django.contrib.sessions.middleware.SessionMiddleware",
     "django.middleware.common.CommonMiddleware",
@@ -52,6 +59,25 @@ MIDDLEWARE = [
     "django.contrib.auth.middleware.AuthenticationMiddleware",
     "django.contrib.messages.middleware.MessageMiddleware",
     "django.middleware.clickjacking.XFrameOptionsMiddleware",
+    "axes.middleware.AxesMiddleware",
+]
+
+# The admin's login: five wrong passwords for a name from one address end the trying for a quarter of an hour. By both,
+# because a name alone would let strangers lock its owner out from everywhere.
+AUTHENTICATION_BACKENDS = ["axes.backends.AxesStandaloneBackend", "django.contrib.auth.backends.ModelBackend"]
+AXES_FAILURE_LIMIT = 5
+AXES_COOLOFF_TIME = timedelta(minutes=15)
+AXES_LOCKOUT_PARAMETERS = [["username", "ip_address"]]
+AXES_RESET_ON_SUCCESS = True
+AXES_RESET_COOL_OFF_ON_FAILURE_DURING_LOCKOUT = False
+AXES_DISABLE_ACCESS_LOG = True  # logins that worked stand in the audit trail
+AXES_VERBOSE = False
+AXES_ALLOWED_CORS_ORIGINS = "null"
+AUTH_PASSWORD_VALIDATORS = [
+    {"NAME": "django.contrib.auth.password_validation.UserAttributeSimilarityValidator"},
+    {"NAME": "django.contrib.auth.password_validation.MinimumLengthValidator", "OPTIONS": {"min_length": 10}},
+    {"NAME": "django.contrib.auth.password_validation.CommonPasswordValidator"},
+    {"NAME": "django.contrib.auth.password_validation.NumericPasswordValidator"},
 ]
 
 ROOT_URLCONF = "ftproject.urls"

@@ -12,7 +12,7 @@ from rest_framework.response import Response
 
 from ftproject.core.departure import departure_of
 from ftproject.core.errors import ProductError
-from ftproject.core.problem import describe_exception
+from ftproject.core.problem import describe_exception, openai_error
 from ftproject.core.views import ApiViewSet
 from inference_app import openai_serializers, openai_services
 
@@ -84,13 +84,3 @@ def sent_events(chunks: Iterator[dict[str, Any]]) -> Iterator[bytes]:
 
 def sent_event(body: dict[str, Any]) -> bytes:
     return b"data: " + json.dumps(body, ensure_ascii=False, separators=(",", ":")).encode("utf-8", "replace") + b"\n\n"
-
-
-def openai_error(problem: dict[str, Any]) -> dict[str, Any]:
-    """A problem body in OpenAI's shape; the hint stands in the message, the only text that its clients show."""
-    errors = problem.get("errors") or []
-    first = errors[0] if errors else {}
-    field = first.get("field") if isinstance(first, dict) else getattr(first, "field", None)
-    kind = "invalid_request_error" if problem["status"] < 500 else "server_error"
-    message = f"{problem['detail']} {problem.get('hint') or ''}".strip()
-    return {"error": {"message": message, "type": kind, "param": field, "code": problem["code"]}}

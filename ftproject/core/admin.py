@@ -1,18 +1,20 @@
-"""The admin's pages of stored events and of the GPU lease: to look at, never to change."""
+"""The admin's pages of events, the GPU lease, API keys and the audit trail: to look at; a key can be revoked."""
 
 import json
 from typing import TYPE_CHECKING, Any
 
-from django.contrib import admin
+from django.contrib import admin, messages
 from django.contrib.admin import ModelAdmin
-from django.db.models import Model
+from django.db.models import Model, QuerySet
 from django.http import HttpRequest
 from django.urls import NoReverseMatch, reverse
 from django.utils.html import format_html
 from django.utils.safestring import SafeString
 
+from ftproject.core.api_keys import revoke_api_key
+from ftproject.core.errors import ProductError
 from ftproject.core.jobs import job_models
-from ftproject.core.models import Event, GpuLease
+from ftproject.core.models import ApiKey, AuditEntry, Event, GpuLease
 
 if TYPE_CHECKING:
     AnyModelAdmin = ModelAdmin[Any]
@@ -77,3 +79,37 @@ class GpuLeaseAdmin(ReadOnlyAdmin):
     @admin.display(description="holder", ordering="holder")
     def holder_or_free(self, lease: GpuLease) -> str:
         return str(lease)
+
+
+@admin.register(ApiKey)
+class ApiKeyAdmin(ReadOnlyAdmin):
+    """Keys are made by the command alone, which shows them where nothing keeps them."""
+
+    list_display = ["prefix", "name", "scope", "state", "created_at", "expires_at", "last_used_at", "revoked_at"]
+    list_filter = ["scope", "created_at"]
+    search_fields = ["prefix", "name"]
+    ordering = ["-id"]
+    fields = ["prefix", "name", "scope", "state", "created_at", "expires_at", "last_used_at", "revoked_at"]
+    actions = ["revoke_keys"]
+
+    @admin.action(description="Revoke the selected keys", permissions=["revoke"])
+    def revoke_keys(self, request: HttpRequest, queryset: QuerySet[ApiKey]) -> None:
+        for key in queryset:
+            try:
+                self.message_user(request, f"{revoke_api_key(prefix=key.prefix)} is revoked.")
+            except ProductError as error:
+                self.message_user(request, f"{error.detail} {error.hint}", messages.ERROR)
+
+    def has_revoke_permission(self, request: HttpRequest) -> bool:
+        return request.user.has_perm("core.change_apikey")
+
+
+@admin.register(AuditEntry)
+class AuditEntryAdmin(ReadOnlyAdmin):
+    list_display = ["at", "caller_kind", "caller", "method", "route", "ids", "status"]
+    list_filter = ["caller_kind", "method", "at"]
+    search_fields = ["caller", "route", "path", "ids"]
+    ordering = ["-id"]
+    show_full_result_count = False
+    list_per_page = 100
+    fields = ["at", "caller_kind", "caller", "method", "route", "path", "ids", "status"]

@@ -48,6 +48,16 @@ class InvalidInputError(ProductError):
     pass
 
 
+class UnauthorizedError(ProductError):
+    status = 401
+    default_code = "authentication_required"
+
+
+class ForbiddenError(ProductError):
+    status = 403
+    default_code = "permission_denied"
+
+
 class NotFoundError(ProductError):
     status = 404
     default_code = "not_found"

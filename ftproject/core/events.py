@@ -33,6 +33,10 @@ COALESCED: frozenset[str] = frozenset(
 )
 
 
+# How long events and audit entries are kept.
+RETENTION = timedelta(days=30)
+
+
 class GpuStats(TypedDict):
     available: bool
     device_name: str | None
@@ -184,6 +188,6 @@ def event_message(event: Event) -> EventMessage:
     return {"type": event.type, "id": event.id, "timestamp": event.created_at.isoformat(), "data": event.data}
 
 
-def prune_events(keep: timedelta = timedelta(days=30)) -> int:
+def prune_events(keep: timedelta = RETENTION) -> int:
     """Deletes events that nobody will replay any more."""
     return Event.objects.filter(created_at__lt=timezone.now() - keep).delete()[0]

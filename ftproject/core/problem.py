@@ -56,6 +56,16 @@ def problem_body(
     }
 
 
+def openai_error(problem: dict[str, Any]) -> dict[str, Any]:
+    """A problem body in OpenAI's shape; the hint stands in the message, the only text that its clients show."""
+    errors = problem.get("errors") or []
+    first = errors[0] if errors else {}
+    field = first.get("field") if isinstance(first, dict) else getattr(first, "field", None)
+    kind = "invalid_request_error" if problem["status"] < 500 else "server_error"
+    message = f"{problem['detail']} {problem.get('hint') or ''}".strip()
+    return {"error": {"message": message, "type": kind, "param": field, "code": problem["code"]}}
+
+
 def problem_response(request: HttpRequest, status: int, code: str, detail: str, **parts: Any) -> JsonResponse:
     """A problem outside DRF (middleware, Django's own error handlers)."""
     headers = parts.pop("headers", None)

@@ -9,6 +9,7 @@ from django.conf import settings
 from django.db import close_old_connections
 from django.utils import timezone
 
+from ftproject.core.audit import prune_audit, store_waiting
 from ftproject.core.events import prune_events
 from ftproject.core.jobs import active_jobs, enqueue_job, queued_jobs, reap_dead_jobs
 from ftproject.core.light_lane import run_light_jobs
@@ -65,6 +66,8 @@ class Housekeeper:
             ("reaper", REAP_SECONDS, reap_dead_jobs),
             ("bell", BELL_LOOK_SECONDS, ring_forgotten_bell),
             ("pruning", PRUNE_SECONDS, prune_events),
+            ("audit trail", REAP_SECONDS, store_waiting),
+            ("pruning the audit trail", PRUNE_SECONDS, prune_audit),
         ]
 
 

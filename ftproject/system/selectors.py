@@ -6,9 +6,12 @@ from typing import Any
 
 from django.conf import settings
 from django.db import Error, connection
+from django.db.models import QuerySet
 
+from ftproject.core.audit import store_waiting
 from ftproject.core.errors import UnavailableError
 from ftproject.core.lease import lease_holder
+from ftproject.core.models import AuditEntry
 from ftproject.core.queue import queue_worker_seen
 from ftproject.core.storage import models_dir
 from ftproject.engine.configs import ConfigError, DeviceFacts, resolve_model
@@ -65,3 +68,10 @@ def get_model_status() -> dict[str, Any]:
     remote = remote_server()
     told = NOT_LOADED | remote.status() if remote else model_server.status() | {"remote": None}
     return {**told, "gpu_holder": lease_holder() or None}
+
+
+def find_audit_entries(*, caller_kind: str | None, caller: str | None) -> QuerySet[AuditEntry]:
+    """Newest first, those included that a locked database had not taken yet."""
+    store_waiting()
+    wanted = {"caller_kind": caller_kind, "caller": caller}
+    return AuditEntry.objects.filter(**{name: value for name, value in wanted.items() if value is not None})

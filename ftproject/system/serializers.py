@@ -2,7 +2,12 @@
 
 from typing import Any
 
+from django.db.models import QuerySet
 from rest_framework import serializers
+
+from ftproject.core.models import AuditEntry
+from ftproject.core.pagination import Page, PageSerializer
+from ftproject.core.serializers import StrictCharField
 
 
 class HealthSerializer(serializers.Serializer[Any]):
@@ -52,3 +57,35 @@ class ModelStatusSerializer(serializers.Serializer[Any]):
 
 class UnloadedSerializer(serializers.Serializer[Any]):
     status = serializers.CharField(help_text="unloaded, also when nothing was loaded.")
+
+
+class AuditQuerySerializer(PageSerializer):
+    caller_kind = serializers.ChoiceField(AuditEntry.CallerKind.choices, required=False)
+    caller = StrictCharField(required=False, max_length=150, help_text="A key's prefix, an admin's or a user's name.")
+
+
+class AuditEntrySerializer(serializers.ModelSerializer[AuditEntry]):
+    ids = serializers.DictField(help_text="Ids of the path and of the answer; a command's options.")
+
+    class Meta:
+        model = AuditEntry
+        fields = ("id", "at", "caller_kind", "caller", "method", "route", "path", "ids", "status")
+
+
+class AuditPageSerializer(serializers.Serializer[Any]):
+    entries = AuditEntrySerializer(many=True)
+    page = serializers.IntegerField()
+    page_size = serializers.IntegerField()
+    total = serializers.IntegerField()
+    total_pages = serializers.IntegerField()
+
+
+def describe_audit_page(entries: QuerySet[AuditEntry], page: Page) -> dict[str, Any]:
+    shown = entries[page.offset : page.offset + page.page_size]
+    return {
+        "entries": AuditEntrySerializer(shown, many=True).data,
+        "page": page.page,
+        "page_size": page.page_size,
+        "total": page.total,
+        "total_pages": page.total_pages,
+    }

@@ -11,6 +11,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from ipaddress import ip_address
 from pathlib import Path
 from typing import IO, Any
 
@@ -19,7 +20,11 @@ from django.conf import settings
 from django.core.management import CommandError, call_command
 from django.db import connections
 
+from ftproject.core.api_keys import create_first_key
+from ftproject.core.audit import os_user, record_write
+from ftproject.core.callers import Caller
 from ftproject.core.jobs import Job, active_jobs, enqueue_job, queued_jobs, reap_dead_jobs, requeue_job, stop_job
+from ftproject.core.models import AuditEntry
 from ftproject.core.storage import data_path, sweep_partials
 from ftproject.core.tasks import drain_flag
 from training_app.checkpoints import sweep_runs
@@ -144,6 +149,25 @@ def queue_child() -> Child:
     return Child("queue", argv, {"Q_CLUSTER_NAME": settings.GPU_CLUSTER, "PYTHONPATH": import_path()})
 
 
+def is_loopback_host(host: str) -> bool:
+    try:
+        return ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+def first_key_lines(host: str) -> list[str]:
+    """What to say at the first start that others can reach: their key, made now and shown this once."""
+    key = None if is_loopback_host(host) else create_first_key()
+    if key is None:
+        return []
+    caller = Caller(AuditEntry.CallerKind.COMMAND, os_user())
+    record_write(caller=caller, method="COMMAND", route="serve", ids={"made": "the first API key"}, status=0)
+    made = f"This address is public, so an API key with the scope admin was made: {key}"
+    use = "It is not shown again. Others send it as 'Authorization: Bearer KEY'; this machine needs none."
+    return [made, f"  {use} More: manage.py api_key"]
+
+
 def import_path() -> str:
     return os.pathsep.join([str(settings.BASE_DIR), *filter(None, [os.environ.get("PYTHONPATH")])])
 
@@ -166,6 +190,8 @@ class Server:
         check_port(self.host, self.port)
         with sole_server(self.url):
             prepare_data_dir(self.say)
+            for line in first_key_lines(self.host):
+                self.say(line)
             for number in (signal.SIGINT, signal.SIGTERM):
                 signal.signal(number, self.count_signal)
             self.children = [web_child(self.host, self.port), queue_child()]
@@ -187,7 +213,7 @@ class Server:
         while not self.signals and time.monotonic() < deadline:
             if self.dead_child():
                 return True  # it never served: its reason stands in its own words above
-            if answers(self.url):
+            if is_up(self.url):
                 self.greet()
                 return False
             time.sleep(0.1)
@@ -246,10 +272,20 @@ class Server:
 
 
 def answers(url: str) -> bool:
+    """Whether the server takes requests of this process."""
+    return health_status(url) == 200
+
+
+def is_up(url: str) -> bool:
+    """Whether it serves: on the address of a network card even this machine is a stranger without a key."""
+    return health_status(url) in {200, 401}
+
+
+def health_status(url: str) -> int | None:
     try:
-        return httpx.get(f"{url}/api/system/health", timeout=5, trust_env=False).status_code == 200
+        return httpx.get(f"{url}/api/system/health", timeout=5, trust_env=False).status_code
     except httpx.HTTPError:
-        return False
+        return None
 
 
 def stop_active_jobs() -> list[str]:

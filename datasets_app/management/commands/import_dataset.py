@@ -3,15 +3,16 @@
 from pathlib import Path
 from typing import Any
 
-from django.core.management.base import BaseCommand, CommandError, CommandParser
+from django.core.management.base import CommandError, CommandParser
 
 from datasets_app.models import Dataset
 from datasets_app.selectors import suggestion_for
 from datasets_app.services import dataset_import, mapping_set
+from ftproject.core.commands import AuditedCommand
 from ftproject.core.errors import InvalidInputError, ProductError
 
 
-class Command(BaseCommand):
+class Command(AuditedCommand):
     help = "Import a CSV, TSV, JSONL or Parquet file as the current dataset."
 
     def add_arguments(self, parser: CommandParser) -> None:

@@ -4,12 +4,13 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from django.core.management.base import BaseCommand, CommandError, CommandParser
+from django.core.management.base import CommandError, CommandParser
 from rich.console import Console
 
 from datasets_app.models import ImagePrefetch
 from datasets_app.prefetch_selectors import bad_rows_csv
 from datasets_app.prefetch_services import prefetch_start, prefetch_stop
+from ftproject.core.commands import AuditedCommand
 from ftproject.core.errors import ProductError
 from ftproject.core.light_waiting import LightJobsWait
 from ftproject.core.storage import publish_file
@@ -30,7 +31,7 @@ PREFETCH_VIEW = JobKindView(
 )
 
 
-class Command(BaseCommand):
+class Command(AuditedCommand):
     help = "Fetches every image of a dataset into the cache; the exit code is 0 only when all rows were looked at."
 
     def add_arguments(self, parser: CommandParser) -> None:

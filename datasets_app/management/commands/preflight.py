@@ -6,13 +6,14 @@ from argparse import ArgumentParser
 from pathlib import Path
 from typing import Any
 
-from django.core.management.base import BaseCommand, CommandError
+from django.core.management.base import CommandError
 from rich.console import Console
 
 from datasets_app.models import PreflightRun
 from datasets_app.preflight.wait import PreflightWait
 from datasets_app.preflight_report_text import print_report
 from datasets_app.preflight_services import preflight_start
+from ftproject.core.commands import AuditedCommand
 from ftproject.core.config_files import read_config_file
 from ftproject.core.errors import ProductError
 from ftproject.core.jobs import Job
@@ -20,7 +21,7 @@ from ftproject.core.jobs import Job
 FAILED = 1
 
 
-class Command(BaseCommand):
+class Command(AuditedCommand):
     help = "Looks at every row before any GPU time; the exit code is 0 only when something can be trained."
 
     def add_arguments(self, parser: ArgumentParser) -> None:

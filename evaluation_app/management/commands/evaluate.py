@@ -6,7 +6,7 @@ from argparse import ArgumentParser
 from pathlib import Path
 from typing import Any
 
-from django.core.management.base import BaseCommand, CommandError
+from django.core.management.base import CommandError
 from rest_framework.utils.encoders import JSONEncoder
 from rich.console import Console
 from rich.text import Text
@@ -22,6 +22,7 @@ from evaluation_app.scoring_arguments import add_scoring_arguments, scoring_fiel
 from evaluation_app.selectors import get_run
 from evaluation_app.services import stop_evaluation
 from evaluation_app.splits import scope_warning
+from ftproject.core.commands import AuditedCommand
 from ftproject.core.errors import ProductError
 from ftproject.core.waiting import JobKindView, JobsWait
 
@@ -37,7 +38,7 @@ EVALUATION_VIEW = JobKindView(
 Key = tuple[int | None, str]
 
 
-class Command(BaseCommand):
+class Command(AuditedCommand):
     help = "Evaluates base and adapters on datasets; the exit code is 0 only when every run completed."
 
     def add_arguments(self, parser: ArgumentParser) -> None:

@@ -5,11 +5,12 @@ from argparse import ArgumentParser
 from pathlib import Path
 from typing import Any
 
-from django.core.management.base import BaseCommand, CommandError
+from django.core.management.base import CommandError
 from django.core.serializers.json import DjangoJSONEncoder
 from rich.console import Console
 from rich.table import Table
 
+from ftproject.core.commands import AuditedCommand
 from ftproject.core.errors import ProductError
 from ftproject.core.storage import publish_file
 from training_app.adapter_services import delete_adapter, iter_adapter_zip
@@ -22,7 +23,7 @@ from training_app.serializers import AdapterDetailSerializer
 EFFECTIVE = {True: "yes", False: "no", None: "not measured"}
 
 
-class Command(BaseCommand):
+class Command(AuditedCommand):
     help = "Lists, imports, downloads and deletes adapters; merge_adapter merges one."
 
     def add_arguments(self, parser: ArgumentParser) -> None:
@@ -38,6 +39,9 @@ class Command(BaseCommand):
         giving.add_argument("file", type=Path, nargs="?", metavar="FILE.zip", help="default: <name>.zip")
         removing = actions.add_parser("delete", help="delete an adapter that nothing refers to")
         removing.add_argument("adapter", help="name, path or id")
+
+    def changes_something(self, options: dict[str, Any]) -> bool:
+        return options["action"] in {"import", "delete"}
 
     def handle(self, *args: Any, **options: Any) -> None:
         try:

@@ -4,9 +4,10 @@ import sys
 from argparse import ArgumentParser
 from typing import Any
 
-from django.core.management.base import BaseCommand, CommandError
+from django.core.management.base import CommandError
 from rich.console import Console
 
+from ftproject.core.commands import AuditedCommand
 from ftproject.core.errors import ProductError
 from ftproject.core.jobs import Job, queue_position
 from ftproject.core.waiting import JobKindView, JobsWait
@@ -16,7 +17,7 @@ from training_app.models import AdapterMerge
 from training_app.selectors import find_adapter
 
 
-class Command(BaseCommand):
+class Command(AuditedCommand):
     help = "Merges an adapter into its base; the exit code is 0 only when the 16-bit model is there."
 
     def add_arguments(self, parser: ArgumentParser) -> None:

@@ -7,13 +7,14 @@ from dataclasses import Field, fields
 from pathlib import Path
 from typing import Any, NoReturn
 
-from django.core.management.base import BaseCommand, CommandError
+from django.core.management.base import CommandError
 from django.core.serializers.json import DjangoJSONEncoder
 from rich.console import Console
 
 from datasets_app.preflight.report import summary_of
 from datasets_app.preflight.wait import PreflightWait
 from datasets_app.preflight_services import preflight_start
+from ftproject.core.commands import AuditedCommand
 from ftproject.core.config_files import read_config_file
 from ftproject.core.errors import ProductError
 from ftproject.core.jobs import Job
@@ -38,7 +39,7 @@ SECTIONS: tuple[tuple[str | None, type], ...] = (
 FAILED = 1
 
 
-class Command(BaseCommand):
+class Command(AuditedCommand):
     help = "Trains one adapter and waits for it; the exit code is 0 only when the adapter is there."
 
     def add_arguments(self, parser: ArgumentParser) -> None:
