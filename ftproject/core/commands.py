@@ -1,5 +1,6 @@
 """The base of every command that changes what is stored: its call leaves an audit entry, however it ends."""
 
+import re
 from typing import Any
 
 from django.core.management.base import BaseCommand, CommandError
@@ -12,6 +13,8 @@ from ftproject.core.models import AuditEntry
 PLUMBING = frozenset(
     {"verbosity", "settings", "pythonpath", "traceback", "no_color", "force_color", "skip_checks", "stdout", "stderr"}
 )
+
+CREDENTIALS = re.compile(r"(?<=://)[^/@\s]+(?=@)")
 
 
 class AuditedCommand(BaseCommand):
@@ -37,6 +40,15 @@ class AuditedCommand(BaseCommand):
 
 
 def record_command(name: str, options: dict[str, Any], status: int) -> None:
-    given = {key: value for key, value in options.items() if key not in PLUMBING and value not in (None, False, [], "")}
+    given = {
+        key: without_credentials(value)
+        for key, value in options.items()
+        if key not in PLUMBING and value not in (None, False, [], "")
+    }
     caller = Caller(AuditEntry.CallerKind.COMMAND, os_user())
     record_write(caller=caller, method="COMMAND", route=name, ids=given, status=status)
+
+
+def without_credentials(value: Any) -> Any:
+    """A user and password in a URL are nobody's to read in the audit trail."""
+    return CREDENTIALS.sub("***", value) if isinstance(value, str) else value

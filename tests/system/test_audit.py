@@ -16,7 +16,7 @@ from django.utils import timezone
 from ftproject.core import audit
 from ftproject.core.audit import prune_audit, record_write, store_waiting
 from ftproject.core.callers import LOCAL, SCOPE_KEY, Caller
-from ftproject.core.commands import AuditedCommand
+from ftproject.core.commands import AuditedCommand, record_command
 from ftproject.core.models import ApiKey, AuditEntry
 from ftproject.system.housekeeping import Housekeeper
 from sessions_app.models import TrainingSession
@@ -227,3 +227,9 @@ def test_a_command_leaves_its_options_and_its_exit_code(tmp_path: Any) -> None:
     newest = AuditEntry.objects.first()
     assert newest is not None
     assert newest.status == 3
+
+
+def test_a_password_in_a_commands_url_is_not_kept() -> None:
+    options = {"target": "postgres://user:needle@host/name", "url": "http://host/path", "verbosity": 1, "limit": None}
+    record_command("some_command", options, 0)
+    assert AuditEntry.objects.get().ids == {"target": "postgres://***@host/name", "url": "http://host/path"}
