@@ -1,5 +1,6 @@
 """Writes of adapters: their names, the row beside the published folder, deletion, the download."""
 
+import glob
 import hashlib
 import io
 import shutil
@@ -85,6 +86,30 @@ def delete_adapter(*, adapter: Adapter) -> None:
         raise adapter_in_use(adapter, users, hint) from exc
     # A crash here leaves a `.partial-` folder, which the next start sweeps.
     shutil.rmtree(hidden, ignore_errors=True)
+
+
+def hidden_folder_of(adapter: Adapter) -> Path | None:
+    """Where a deletion has put the adapter's folder whose process died before the deletion was committed."""
+    for hidden in adapters_dir().glob(f"{glob.escape(partial_path(adapter.path).name[:-8])}*"):
+        weights = hidden / WEIGHTS_FILE
+        if weights.is_file() and file_sha256(weights) == adapter.sha256:
+            return hidden
+    return None
+
+
+def undo_deletion(adapter: Adapter) -> str:
+    hidden = hidden_folder_of(adapter)
+    if hidden is not None and not adapter.path.exists():
+        hidden.rename(adapter.path)
+    return f"{adapter.name} is listed as before."
+
+
+def undo_deletions() -> list[str]:
+    """Puts back what was hidden and never deleted; returns the names. Before the sweep, which would finish them."""
+    found = [adapter for adapter in Adapter.objects.all() if not adapter.path.exists() and hidden_folder_of(adapter)]
+    for adapter in found:
+        undo_deletion(adapter)
+    return [adapter.name for adapter in found]
 
 
 def require_not_merging(adapter: Adapter) -> None:

@@ -22,6 +22,9 @@ ADAPTER_NAME = re.compile(r"(?![0-9]+\Z)(?!import\Z)[A-Za-z0-9][A-Za-z0-9._-]{0,
 TAKEN = frozenset({errno.ENOTEMPTY, errno.EEXIST})  # a folder appeared between the look and the rename
 NAME_RULE = "use up to 128 letters, digits, '.', '_' and '-', the first one a letter or digit, and not a number alone"
 
+TAKEN_NAME = "Give another one as `name`, or delete that adapter first."
+UNLISTED = "Its folder is there without being listed: `manage.py doctor --fix` lists it. Or give another `name`."
+
 
 @dataclass(frozen=True)
 class ImportedAdapter:
@@ -62,16 +65,21 @@ def default_name(folder: Path, unpacked: Path, filename: str) -> str:
 
 
 def require_adapter_name(name: str) -> None:
+    require_plain_name(name)
+    if Adapter.objects.filter(name=name).exists():
+        raise adapter_exists(name)
+    if os.path.lexists(adapters_dir() / name):
+        raise adapter_exists(name, hint=UNLISTED)
+
+
+def require_plain_name(name: str) -> None:
     if not ADAPTER_NAME.fullmatch(name):
         problem = Problem(code="invalid_name", message=NAME_RULE, field="name")
         detail = f"{name[:200]!r} is no name of an adapter."
         raise InvalidInputError(detail, code="invalid_name", hint="Give one as `name`.", errors=[problem])
-    if os.path.lexists(adapters_dir() / name) or Adapter.objects.filter(name=name).exists():
-        raise adapter_exists(name)
 
 
-def adapter_exists(name: str) -> ConflictError:
-    hint = "Give another one as `name`, or delete that adapter first."
+def adapter_exists(name: str, hint: str = TAKEN_NAME) -> ConflictError:
     return ConflictError(f"There is an adapter {name!r} already.", code="adapter_exists", hint=hint)
 
 

@@ -15,15 +15,19 @@ def queue_worker_seen() -> bool:
 
     A cluster that is stopping still counts: it may be supervising a run. Never raises, because it answers for health.
     """
-    from django_q.conf import Conf
-
     try:
-        return any(
-            pulse.workers and str(pulse.status) != str(Conf.STOPPED) and cluster_lives(pulse) for pulse in read_pulses()
-        )
+        return bool(living_clusters())
     except Exception:  # a half-written cache file, a pulse written by another version
         logger.warning("the queue's pulse could not be read", exc_info=True)
         return False
+
+
+def living_clusters() -> list[Any]:
+    """The clusters whose pulse is seen; more than one is a mistake."""
+    from django_q.conf import Conf
+
+    pulses = [pulse for pulse in read_pulses() if pulse.workers and str(pulse.status) != str(Conf.STOPPED)]
+    return [pulse for pulse in pulses if cluster_lives(pulse)]
 
 
 def cluster_lives(pulse: Any) -> bool:

@@ -104,12 +104,16 @@ def fsync_path(path: Path) -> None:
 
 def sweep_partials(older_than: float = LEFTOVER_SECONDS) -> int:
     """Removes what killed processes left half-written. Young ones stay: a command may be writing beside the server."""
-    found = [path for folder in WRITTEN_BESIDE for path in _folder(folder).rglob(f"{PARTIAL}*")]
-    found += list(_folder("tmp").iterdir())  # uploads that were cut off
-    stale = [path for path in found if path.exists() and path.stat().st_mtime < time.time() - older_than]
+    stale = [path for path in half_written() if path.exists() and path.stat().st_mtime < time.time() - older_than]
     for path in stale:
         if path.is_dir():
             shutil.rmtree(path, ignore_errors=True)
         else:
             path.unlink(missing_ok=True)
     return len(stale)
+
+
+def half_written() -> list[Path]:
+    """What is being written now, or was when its process died."""
+    found = [path for folder in WRITTEN_BESIDE for path in _folder(folder).rglob(f"{PARTIAL}*")]
+    return found + list(_folder("tmp").iterdir())  # uploads that were cut off

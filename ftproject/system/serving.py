@@ -27,6 +27,7 @@ from ftproject.core.jobs import Job, active_jobs, enqueue_job, queued_jobs, reap
 from ftproject.core.models import AuditEntry
 from ftproject.core.storage import data_path, sweep_partials
 from ftproject.core.tasks import drain_flag
+from training_app.adapter_services import undo_deletions
 from training_app.checkpoints import sweep_runs
 
 START_SECONDS = 60
@@ -61,12 +62,30 @@ def sole_server(url: str) -> Iterator[None]:
 
 
 def running_server(lock: IO[str]) -> str | None:
-    """The address that the holder of the lock wrote into it."""
+    """Address and process that the holder of the lock wrote into it."""
     lock.seek(0)
     try:
-        return str(json.loads(lock.read())["url"])
+        written = json.loads(lock.read())
+        return f"{written['url']} (process {written['pid']})"
     except (ValueError, KeyError):
         return None
+
+
+def holder_of_data() -> str | None:
+    """Who holds this data directory; None when the lock is free, whatever a killed server has left in it."""
+    try:
+        with data_path("run", "serve.lock").open() as lock:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
+            except BlockingIOError:
+                return running_server(lock) or "starting up"
+    except FileNotFoundError:
+        pass
+    return None
+
+
+def server_runs() -> bool:
+    return holder_of_data() is not None
 
 
 def check_port(host: str, port: int) -> None:
@@ -84,6 +103,8 @@ def check_port(host: str, port: int) -> None:
 def prepare_data_dir(say: Callable[[str], object]) -> None:
     """What must be true before anything serves: the schema is current, leftovers are gone, waiting runs have a bell."""
     call_command("migrate", verbosity=0, interactive=False)
+    for name in undo_deletions():
+        say(f"  the deletion of {name} had been cut off: it is listed as before")
     sweep_partials()
     drain_flag().unlink(missing_ok=True)
     for job in reap_dead_jobs():
