@@ -164,7 +164,7 @@ SPECTACULAR_SETTINGS = {
     "REDOC_DIST": "SIDECAR",
     "COMPONENT_SPLIT_REQUEST": True,
     "POSTPROCESSING_HOOKS": [
-        "ftproject.core.openapi.add_problem_component",
+        "ftproject.core.openapi.add_error_components",
         "ftproject.core.openapi.strip_trailing_slashes",
     ],
     "SORT_OPERATIONS": True,

@@ -19,19 +19,7 @@ from inference_app import openai_serializers, openai_services
 DONE = b"data: [DONE]\n\n"
 
 
-class OpenAIViewSet(ApiViewSet):
-    """Answers every refusal in OpenAI's shape."""
-
-    def handle_exception(self, exc: Exception) -> Response:
-        """The refusal that `/api` would give, as OpenAI's clients read it."""
-        response = super().handle_exception(exc)
-        assert isinstance(response.data, dict)  # noqa: S101 - a problem body
-        response.data = openai_error(response.data)
-        response.content_type = "application/json"
-        return response
-
-
-class ChatCompletionViewSet(OpenAIViewSet):
+class ChatCompletionViewSet(ApiViewSet):
     """Chat completions by the base or an adapter."""
 
     @extend_schema(
@@ -54,7 +42,7 @@ class ChatCompletionViewSet(OpenAIViewSet):
         return StreamingHttpResponse(events, content_type="text/event-stream", headers=headers)
 
 
-class ModelViewSet(OpenAIViewSet):
+class ModelViewSet(ApiViewSet):
     """The models that chat completions may name."""
 
     lookup_field: ClassVar[str] = "model"

@@ -13,7 +13,7 @@ from training_app.serializers import StartedSerializer
 NAME_LENGTH, STATUS_LENGTH, PATH_LENGTH, DESCRIPTION_LENGTH = 200, 32, 4000, 20_000
 
 
-@extend_schema_field({"oneOf": [{"type": "string"}, {"type": "object"}, {"type": "null"}]})
+@extend_schema_field({"oneOf": [{"type": "string"}, {"type": "object"}]})
 class ConfigField(serializers.Field[Any, Any, Any, Any]):
     """A training configuration: an object, or its JSON text. Its settings are checked by the service."""
 

@@ -29,7 +29,7 @@ class TokenPreviewViewSet(ApiViewSet):
         operation_id="training_token_preview_of_body",
         tags=["training"],
         request={"application/json": openapi_preview_schema()},
-        responses=TokenPreviewSerializer,
+        responses={200: TokenPreviewSerializer},
         examples=[OpenApiExample("With smaller images", value=BODY, request_only=True)],
     )
     def create(self, request: Request) -> Response:

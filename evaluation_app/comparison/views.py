@@ -32,7 +32,7 @@ class ComparisonViewSet(ApiViewSet):
         operation_id="evaluation_compare",
         tags=["evaluation"],
         request=CompareRunsSerializer,
-        responses=COMPARE_ANSWER,
+        responses={200: COMPARE_ANSWER},
         examples=[EXAMPLE],
     )
     def create(self, request: Request) -> Response:

@@ -18,6 +18,7 @@ from ftproject.core.errors import Problem, ProductError
 logger = logging.getLogger(__name__)
 
 CONTENT_TYPE = "application/problem+json"
+OPENAI_PREFIX = "/v1/"
 TITLES = {499: "Client Closed Request"}  # nginx's; the standard has none
 HINTS = {
     "invalid_input": "Correct what `errors` names; /api/docs shows every field with its type and range.",
@@ -66,11 +67,18 @@ def openai_error(problem: dict[str, Any]) -> dict[str, Any]:
     return {"error": {"message": message, "type": kind, "param": field, "code": problem["code"]}}
 
 
+def error_document(path: str, problem: dict[str, Any]) -> tuple[dict[str, Any], str]:
+    """A problem body as the clients of this path read errors, and its content type."""
+    if path.startswith(OPENAI_PREFIX):
+        return openai_error(problem), "application/json"
+    return problem, CONTENT_TYPE
+
+
 def problem_response(request: HttpRequest, status: int, code: str, detail: str, **parts: Any) -> JsonResponse:
     """A problem outside DRF (middleware, Django's own error handlers)."""
     headers = parts.pop("headers", None)
-    body = problem_body(status, code, detail, request.path, **parts)
-    return JsonResponse(body, status=status, content_type=CONTENT_TYPE, headers=headers)
+    body, content_type = error_document(request.path, problem_body(status, code, detail, request.path, **parts))
+    return JsonResponse(body, status=status, content_type=content_type, headers=headers)
 
 
 def exception_handler(exc: Exception, context: dict[str, Any]) -> Response:
@@ -78,8 +86,8 @@ def exception_handler(exc: Exception, context: dict[str, Any]) -> Response:
     request = context["request"]
     set_rollback()
     status, parts, headers = describe_exception(exc, request.path)
-    body = problem_body(status, instance=request.path, **parts)
-    return Response(body, status=status, headers=headers, content_type=CONTENT_TYPE)
+    body, content_type = error_document(request.path, problem_body(status, instance=request.path, **parts))
+    return Response(body, status=status, headers=headers, content_type=content_type)
 
 
 def describe_exception(exc: Exception, path: str) -> tuple[int, dict[str, Any], dict[str, str]]:

@@ -41,17 +41,29 @@ class StrictSerializer(serializers.Serializer[Any]):
 
     def to_internal_value(self, data: Any) -> Any:
         if hasattr(data, "keys"):
-            known = [name for name, field in self.fields.items() if not field.read_only]
-            unknown = {
-                str(name): [
-                    serializers.ErrorDetail(f"Unknown field. {did_you_mean(str(name), known)}", "unknown_field")
-                ]
-                for name in data
-                if name not in known
-            }
-            if unknown:
-                raise serializers.ValidationError(unknown)
+            wrong = self.unknown_fields(data) | self.blank_parameters(data)
+            if wrong:
+                raise serializers.ValidationError(wrong)
         return super().to_internal_value(data)
+
+    def unknown_fields(self, data: Any) -> dict[str, list[str]]:
+        known = [name for name, field in self.fields.items() if not field.read_only]
+        return {
+            str(name): [serializers.ErrorDetail(f"Unknown field. {did_you_mean(str(name), known)}", "unknown_field")]
+            for name in data
+            if name not in known
+        }
+
+    def blank_parameters(self, data: Any) -> dict[str, list[str]]:
+        """DRF takes `?status=` for no `status` at all, as of a form: `?status=$UNSET` would list every run."""
+        if not isinstance(data, QueryDict):
+            return {}
+        message = "Blank: give it a value, or leave it out."
+        return {
+            name: [serializers.ErrorDetail(message, "blank")]
+            for name, field in self.fields.items()
+            if data.get(name) == "" and not getattr(field, "allow_blank", False)
+        }
 
 
 class DeletedSerializer(serializers.Serializer[Any]):

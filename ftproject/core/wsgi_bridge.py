@@ -12,7 +12,7 @@ from a2wsgi import WSGIMiddleware
 
 from ftproject.core.departure import SCOPE_KEY, Departure
 from ftproject.core.gate import AsgiApp, Receive, Scope, Send
-from ftproject.core.problem import problem_body
+from ftproject.core.problem import error_document, problem_body
 
 # An inference request (32 at most at once) and a slow download hold a thread each; threads start only when needed.
 THREADS = 48
@@ -67,15 +67,15 @@ class Incoming:
 
 
 async def refuse_chunked(scope: Scope, send: Send) -> None:
-    body = json.dumps(
-        problem_body(
-            411,
-            "length_required",
-            "The body came in chunks without a Content-Length.",
-            scope["path"],
-            hint="Send a Content-Length (curl -F and -d do).",
-        )
-    ).encode()
-    headers = [(b"content-type", b"application/problem+json"), (b"content-length", str(len(body)).encode())]
+    problem = problem_body(
+        411,
+        "length_required",
+        "The body came in chunks without a Content-Length.",
+        scope["path"],
+        hint="Send a Content-Length (curl -F and -d do).",
+    )
+    document, content_type = error_document(scope["path"], problem)
+    body = json.dumps(document).encode()
+    headers = [(b"content-type", content_type.encode()), (b"content-length", str(len(body)).encode())]
     await send({"type": "http.response.start", "status": 411, "headers": headers})
     await send({"type": "http.response.body", "body": body})

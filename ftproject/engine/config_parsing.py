@@ -169,7 +169,9 @@ def from_dict(data: Mapping[str, Any]) -> TrainingConfig:
 
 def json_schema() -> dict[str, Any]:
     """The JSON Schema (2020-12) of the start body, with all defaults."""
-    properties = {key: section_schema(cls, str(cls.__doc__)) for key, (_, cls) in SECTIONS.items()}
+    sections = {key: section_schema(cls, str(cls.__doc__)) for key, (_, cls) in SECTIONS.items()}
+    # Null means what leaving a section out means.
+    properties = {key: {**section, "type": ["object", "null"]} for key, section in sections.items()}
     options = {item.name: field_schema(TrainingOptions, item) for item in fields(TrainingOptions)}
     return {
         "$schema": "https://json-schema.org/draft/2020-12/schema",

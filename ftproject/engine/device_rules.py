@@ -113,7 +113,8 @@ def _local_folder(name: str, models_dir: Path) -> Path | None:
     # Joining keeps an absolute name as it is; what counts is where it ends up, links followed.
     folder = (root / name).resolve()
     hidden = folder.name.startswith(".")  # a merge under way writes into one
-    return folder if folder.parent == root and folder.is_dir() and not hidden else None
+    # os.path: Path.is_dir raises for a name that is longer than any file's.
+    return folder if folder.parent == root and os.path.isdir(folder) and not hidden else None
 
 
 def four_bit(wanted: bool | None, name: str, path: str, *, cuda: bool) -> bool:

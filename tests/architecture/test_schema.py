@@ -40,10 +40,18 @@ def test_it_is_openapi_3_1(schema: Any) -> None:
 
 
 def test_every_operation_documents_its_errors(schema: Any) -> None:
-    silent = [
-        name for name, operation in operations(schema) if "application/problem+json" not in str(operation["responses"])
-    ]
+    silent = [name for name, operation in operations(schema) if "default" not in operation["responses"]]
     assert silent == []
+
+
+def test_an_error_has_openais_shape_below_v1_and_is_a_problem_everywhere_else(schema: Any) -> None:
+    for name, operation in operations(schema):
+        (content_type,) = operation["responses"]["default"]["content"]
+        assert (content_type == "application/json") == (" /v1/" in name), name
+
+
+def test_no_answer_is_a_bare_array(schema: Any) -> None:
+    assert [name for name, operation in operations(schema) if "'type': 'array'" in str(operation["responses"])] == []
 
 
 def test_every_operation_says_what_it_does(schema: Any) -> None:

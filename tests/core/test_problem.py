@@ -72,12 +72,21 @@ def test_the_nearest_known_name_is_found(name: str, near: str | None) -> None:
 
 
 @pytest.mark.django_db
-@pytest.mark.parametrize("path", ["/api/nothing", "/api/datasets/upload/more", "/v1/nothing", "/nothing"])
+@pytest.mark.parametrize("path", ["/api/nothing", "/api/datasets/upload/more", "/nothing"])
 def test_an_unknown_route_is_a_problem_and_no_page(path: str, client: Client) -> None:
     response = client.get(path)
     assert response.status_code == 404
     assert response["Content-Type"] == problem.CONTENT_TYPE
     assert set(response.json()) >= MEMBERS
+
+
+@pytest.mark.django_db
+@pytest.mark.parametrize("path", ["/v1/nothing", "/v1/models/a%0Ab", "/v1/chat/completions/more"])
+def test_an_unknown_route_below_v1_is_an_error_that_openais_clients_can_read(path: str, client: Client) -> None:
+    response = client.get(path)
+    assert (response.status_code, response["Content-Type"]) == (404, "application/json")
+    assert set(response.json()["error"]) == {"message", "type", "param", "code"}
+    assert response.json()["error"]["code"] == "not_found"
 
 
 def body(client: Client, raw: bytes, content_type: str = "application/json") -> Any:

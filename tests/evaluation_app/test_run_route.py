@@ -137,7 +137,12 @@ def test_an_adapter_is_not_put_on_another_base_model(api: APIClient, adapter: Ad
 
 
 @pytest.mark.parametrize(
-    ("name", "code"), [("gpt2", "model_not_allowed"), ("unsloth/Qwen3-VL-8B-Instruct", "model_needs_gpu")]
+    ("name", "code"),
+    [
+        ("gpt2", "model_not_allowed"),
+        ("m" * 300, "model_not_allowed"),
+        ("unsloth/Qwen3-VL-8B-Instruct", "model_needs_gpu"),
+    ],
 )
 def test_a_base_model_that_cannot_run_here_is_refused_at_once(
     api: APIClient, dataset: Dataset, name: str, code: str, monkeypatch: pytest.MonkeyPatch

@@ -183,9 +183,11 @@ def _problem_of_fields(given: Any) -> str | None:
         return f"must be a list of paths or null, not {type_name(given)}"
     if not 1 <= len(given) <= MOST_FIELDS:
         return f"must name 1 to {MOST_FIELDS} paths, not {len(given)}; null takes every field"
-    wrong = next((item for item in given if not isinstance(item, str) or not 1 <= len(item) <= LONGEST_FIELD), None)
-    if wrong is not None:
-        return f"holds {str(wrong)[:50]!r}: a path such as shop.name or items[0].id has 1 to {LONGEST_FIELD} characters"
+    wrong = [item for item in given if not isinstance(item, str) or not 1 <= len(item) <= LONGEST_FIELD]
+    if wrong:
+        return (
+            f"holds {str(wrong[0])[:50]!r}: a path such as shop.name or items[0].id has 1 to {LONGEST_FIELD} characters"
+        )
     if not all(map(storable, given)):
         return "must not hold NUL or half a surrogate pair"
     return None

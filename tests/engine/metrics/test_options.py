@@ -109,6 +109,7 @@ def test_an_unknown_metric_is_named_with_the_nearest(name: str, nearest: str | N
         ([{"name": "json_fields", "fields": "total"}], "metrics.0.fields", "invalid_fields"),
         ([{"name": "json_fields", "fields": []}], "metrics.0.fields", "invalid_fields"),
         ([{"name": "json_fields", "fields": [1]}], "metrics.0.fields", "invalid_fields"),
+        ([{"name": "json_fields", "fields": ["a", None]}], "metrics.0.fields", "invalid_fields"),
         ([{"name": "json_fields", "fields": [""]}], "metrics.0.fields", "invalid_fields"),
         ([{"name": "json_fields", "fields": ["a\0"]}], "metrics.0.fields", "invalid_fields"),
         ([{"name": "json_fields", "fields": ["\ud800"]}], "metrics.0.fields", "invalid_fields"),
