@@ -1,6 +1,7 @@
 """One campaign of schemathesis against the application: its settings, its checks, and what it found."""
 
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -10,6 +11,7 @@ from schemathesis.engine import events
 
 from tests.fuzz.world import Application
 
+PHASES = ("examples", "coverage", "fuzzing", "stateful")
 PROBLEM = "application/problem+json"
 MEMBERS = {"type", "title", "status", "detail", "instance", "code", "hint", "errors"}
 
@@ -30,18 +32,22 @@ def one_error_shape(ctx: Any, response: Any, case: Any) -> None:
         assert body["status"] == response.status_code, body
 
 
-def campaign_settings(*, seed: int, seconds: int, examples: int) -> dict[str, Any]:
+def campaign_settings(
+    *, seed: int, seconds: int | None = None, examples: int | None = None, phases: Sequence[str] = PHASES
+) -> dict[str, Any]:
     """schemathesis' own settings; every check but one is on.
 
     `positive_data_acceptance` is off: the schema cannot say which columns a data set has or which run is finished, so
     a 400 to a body that it allows is no fault.
     """
+    limits = {"max-time": seconds} if seconds else {}
     return {
         "seed": seed,
-        "max-time": seconds,
         "cache": {"enabled": False},
-        "generation": {"max-examples": examples, "no-shrink": True, "database": "none"},
+        "generation": {"no-shrink": True, "database": "none", **({"max-examples": examples} if examples else {})},
+        "phases": {name: {"enabled": name in phases} for name in PHASES},
         "checks": {"positive_data_acceptance": {"enabled": False}},
+        **limits,
     }
 
 
