@@ -179,7 +179,7 @@ class ModelServer:
             return InvalidInputError(error.message, code=error.code)
         logger.error("the model server failed: %s", error)
         child.failed = error.code not in HARMLESS
-        return UnavailableError(error.message, code=error.code, hint=FAILED_HINT)
+        return UnavailableError(error.message, code=error.code, hint=FAILED_HINT, headers={"Retry-After": "1"})
 
     def leave_turn(self) -> None:
         """The end of a request; the last one out makes way for a run, and ends a server that has failed.

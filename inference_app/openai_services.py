@@ -10,6 +10,7 @@ from typing import Any
 from ftproject.core.departure import Departure
 from ftproject.core.errors import InvalidInputError, NotFoundError, Problem
 from ftproject.core.storage import models_dir
+from ftproject.engine.conversations import neutralise_special_tokens
 from ftproject.engine.remote import openai_settings
 from ftproject.engine.server_chat import MAX_IMAGES, ChatBody, ChatError, ChatMessage, ImageUrl, read_chat_body
 from inference_app.remote_server import failures_told, remote_server
@@ -86,7 +87,8 @@ def forwarded_message(message: ChatMessage, files: Iterator[Path]) -> dict[str, 
 def forwarded_part(part: str | ImageUrl, files: Iterator[Path]) -> dict[str, Any]:
     if isinstance(part, ImageUrl):
         return {"type": "image_url", "image_url": {"url": next(files).as_uri()}}
-    return {"type": "text", "text": part}
+    # Our own model server does it too; another server takes special tokens in a text for its own.
+    return {"type": "text", "text": neutralise_special_tokens(part)}
 
 
 def complete_chat(chat: PreparedChat, departure: Departure | None = None) -> dict[str, Any]:

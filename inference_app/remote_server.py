@@ -124,7 +124,10 @@ class RemoteSession:
         """The chunks of a streamed completion, the usage in the last one."""
         asked = self.named(body, adapter) | {"messages": with_embedded_pictures(body["messages"])}
         departure = self.departure
-        yield from self.remote.server.stream(asked, lambda: departure is not None and departure.happened)
+        if departure is None:
+            yield from self.remote.server.stream(asked)
+        else:
+            yield from self.remote.server.stream(asked, lambda: departure.happened, departure.when_happened)
 
 
 class GatheredAnswer:
@@ -180,7 +183,8 @@ def as_product_error(error: RemoteError) -> ProductError:
     if error.code == "inference_server_busy":
         return BusyError(detail, code=error.code, hint="Try again in a moment.", headers={"Retry-After": "5"})
     kind = STATUSES.get(error.code, UpstreamError)
-    return kind(detail, code=error.code, hint=HINTS.get(error.code, ""))
+    headers = {"Retry-After": "30"} if kind is UnavailableError else {}
+    return kind(detail, code=error.code, hint=HINTS.get(error.code, ""), headers=headers)
 
 
 @lru_cache(maxsize=4)

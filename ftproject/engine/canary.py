@@ -18,7 +18,10 @@ from typing import Any
 from ftproject.engine.remote import RemoteError, RemoteServer
 
 KEPT_SECONDS = 600.0
+LONGEST_SECONDS = 120.0  # eight tokens, the loading of an adapter included
 SAME = 1e-6
+# A server that batches gives other probabilities beside other neighbours: an effect must stand out of that.
+OVER_NOISE = 3.0
 TOKENS = 8
 PROMPTS = ("Describe the image.", "What is shown here? Answer in one word.", "Read the text in the image.")
 MISSING_FLAGS = (
@@ -28,36 +31,58 @@ MISSING_FLAGS = (
 
 
 class AdapterCanary:
-    """Asks base and adapter the same about a known picture; equal answers with equal probabilities are a refusal."""
+    """Asks base, adapter and base again the same about a known picture.
+
+    Answers of the adapter that differ from the base's no more than those among themselves are a refusal.
+    """
 
     def __init__(self, server: RemoteServer) -> None:
         self.server = server
-        self._shown: dict[tuple[str, str], float] = {}
+        self._shown: dict[tuple[str, str, int], float] = {}
         self._lock = threading.Lock()
 
     def require_effect(self, base: str, adapter: str) -> None:
-        """Raises RemoteError adapter_ignored; an effect that was shown counts for ten minutes."""
-        with self._lock:
-            if time.monotonic() - self._shown.get((base, adapter), -math.inf) < KEPT_SECONDS:
+        """Raises RemoteError adapter_ignored; an effect that was shown counts for ten minutes of the same server."""
+        seconds = self.server.settings.seconds
+        if not self._lock.acquire(timeout=seconds):
+            raise RemoteError("generation_timeout", f"{adapter} could not be tried out within {seconds:.0f} s")
+        try:
+            shown = (base, adapter, self.server.losses)
+            if time.monotonic() - self._shown.get(shown, -math.inf) < KEPT_SECONDS:
                 return
             if not any(self._differs(base, adapter, prompt) for prompt in PROMPTS):
                 message = (
                     f"{self.server.settings.host} answers as if the adapter {adapter} were not there: {MISSING_FLAGS}"
                 )
                 raise RemoteError("adapter_ignored", message)
-            self._shown[base, adapter] = time.monotonic()
+            self._shown[shown] = time.monotonic()
+        finally:
+            self._lock.release()
 
     def _differs(self, base: str, adapter: str, prompt: str) -> bool:
-        first, second = (self._ask(model, prompt) for model in (base, adapter))
-        if first[0] != second[0] or len(first[1]) != len(second[1]):
-            return True
-        return any(abs(one - other) > SAME for one, other in zip(first[1], second[1], strict=True))
+        first, tuned = self._ask(base, prompt), self._ask(adapter, prompt)
+        effect = distance(first, tuned)
+        return effect > SAME and effect > OVER_NOISE * distance(first, self._ask(base, prompt))
 
     def _ask(self, model: str, prompt: str) -> tuple[str, list[float]]:
         content = [{"type": "image_url", "image_url": {"url": PICTURE}}, {"type": "text", "text": prompt}]
         body = {"model": model, "messages": [{"role": "user", "content": content}], "temperature": 0.0}
-        answer = self.server.complete(body | {"max_tokens": TOKENS, "logprobs": True, "top_logprobs": 1})
+        seconds = min(LONGEST_SECONDS, self.server.settings.seconds)
+        answer = self.server.complete(
+            body | {"max_tokens": TOKENS, "logprobs": True, "top_logprobs": 1}, seconds=seconds
+        )
         return read_probabilities(answer)
+
+
+def distance(one: tuple[str, list[float]], other: tuple[str, list[float]]) -> float:
+    """How far two answers are apart: infinitely when their texts differ, else by their tokens' log-probabilities.
+
+    >>> distance(("red", [-0.5]), ("red", [-0.75])), distance(("red", []), ("blue", []))
+    (0.25, inf)
+    """
+    if one[0] != other[0] or len(one[1]) != len(other[1]):
+        return math.inf
+    return max((abs(first - second) for first, second in zip(one[1], other[1], strict=True)), default=0.0)
 
 
 def read_probabilities(answer: Mapping[str, Any]) -> tuple[str, list[float]]:

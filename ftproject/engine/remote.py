@@ -8,8 +8,11 @@ from __future__ import annotations
 import base64
 import json
 import mimetypes
+import socket
+import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -83,6 +86,7 @@ class RemoteServer:
             transport=transport,
         )
         self._models: tuple[float, list[dict[str, Any]]] = (0.0, [])
+        self.losses = 0  # how often it was away, or no longer knew a model: what it showed before counts no more
 
     def models(self, *, fresh: bool = False) -> list[dict[str, Any]]:
         """What it serves, as its /v1/models says; raises RemoteError."""
@@ -121,6 +125,9 @@ class RemoteServer:
         try:
             self._send("POST", "/load_lora_adapter", body, seconds=LOAD_SECONDS)
         except RemoteRefusalError as error:
+            self.models(fresh=True)
+            if self.is_listed(name):  # two first requests at once: the other one has registered it
+                return
             message = f"{self.settings.host} does not load the adapter: {error.message}"
             raise RemoteError("adapter_not_served", message) from error
         self.models(fresh=True)
@@ -143,19 +150,23 @@ class RemoteServer:
             raise RemoteError("adapter_not_served", f"{self.settings.host} does not serve {name}: start it with {line}")
         return name
 
-    def complete(self, body: Mapping[str, Any]) -> dict[str, Any]:
+    def complete(self, body: Mapping[str, Any], *, seconds: float | None = None) -> dict[str, Any]:
         """One whole answer in OpenAI's shape, as the server gives it; raises RemoteError and RemoteRefusalError."""
-        answer = self._json(self._send("POST", "/chat/completions", dict(body)))
+        answer = self._json(self._send("POST", "/chat/completions", dict(body), seconds=seconds))
         if not isinstance(answer, dict):
             raise RemoteError("inference_server_failed", f"{self.settings.host} gave no chat completion")
         return answer
 
     def stream(
-        self, body: Mapping[str, Any], is_cancelled: Callable[[], bool] = lambda: False
+        self,
+        body: Mapping[str, Any],
+        is_cancelled: Callable[[], bool] = lambda: False,
+        when_cancelled: Callable[[Callable[[], None]], None] = lambda then: None,
     ) -> Iterator[dict[str, Any]]:
         """The chunks of a streamed answer with its usage; ends with the connection closed once cancelled.
 
-        Raises RemoteError (client_gone when cancelled) and RemoteRefusalError.
+        `when_cancelled` takes what ends the waiting for a server that says nothing (a long queue before the first
+        token). Raises RemoteError (client_gone when cancelled) and RemoteRefusalError.
         """
         asked = dict(body) | {"stream": True, "stream_options": {"include_usage": True}}
         until, finished = time.monotonic() + self.settings.seconds, False
@@ -164,17 +175,31 @@ class RemoteServer:
                 if response.status_code != httpx.codes.OK:
                     response.read()
                     raise self._refusal(response)
-                for chunk in self._chunks(response.iter_lines()):
-                    if is_cancelled():
-                        raise RemoteError("client_gone", "the answer was given up")
-                    if time.monotonic() > until:
-                        raise self._too_slow()
-                    finished = finished or any(choice.get("finish_reason") for choice in chunk.get("choices") or [])
-                    yield chunk
+                hang_up = HangUp(response)
+                when_cancelled(hang_up)
+                try:
+                    for chunk in self._chunks(self._in_time(response.iter_lines(), until, is_cancelled)):
+                        finished = finished or any(choice.get("finish_reason") for choice in chunk.get("choices") or [])
+                        yield chunk
+                finally:
+                    hang_up.is_over()
         except httpx.HTTPError as error:
+            if is_cancelled():
+                raise given_up() from error
             raise self._unreachable(error) from error
         if not finished:
+            if is_cancelled():
+                raise given_up()
             raise RemoteError("inference_server_failed", f"the stream of {self.settings.host} broke off")
+
+    def _in_time(self, lines: Iterator[str], until: float, is_cancelled: Callable[[], bool]) -> Iterator[str]:
+        """Every line, comments that only keep the connection open among them, while somebody wants the answer."""
+        for line in lines:
+            if is_cancelled():
+                raise given_up()
+            if time.monotonic() > until:
+                raise self._too_slow()
+            yield line
 
     def _chunks(self, lines: Iterator[str]) -> Iterator[dict[str, Any]]:
         taken = 0
@@ -214,8 +239,14 @@ class RemoteServer:
     def _unreachable(self, error: httpx.HTTPError) -> RemoteError:
         if isinstance(error, httpx.ReadTimeout):
             return self._too_slow()
+        self._forget()
         message = f"{self.settings.host} cannot be reached ({type(error).__name__})"
         return RemoteError("inference_server_unreachable", message)
+
+    def _forget(self) -> None:
+        """It may be another process by now, with other models and other flags."""
+        self._models = (0.0, [])
+        self.losses += 1
 
     def _too_slow(self) -> RemoteError:
         return RemoteError("generation_timeout", f"the answer was not there within {self.settings.seconds:.0f} s")
@@ -228,12 +259,44 @@ class RemoteServer:
             return RemoteError("inference_server_denied", f"{host} does not take our key: set QWEN3VL_INFERENCE_KEY")
         if status in (httpx.codes.TOO_MANY_REQUESTS, httpx.codes.SERVICE_UNAVAILABLE):
             return RemoteError("inference_server_busy", f"{host} is busy ({status})")
+        if status == httpx.codes.NOT_FOUND and response.request.url.path.endswith("/chat/completions"):
+            self._forget()  # it listed the model: it was started again since, or the adapter taken out
+            return RemoteError("inference_server_busy", f"{host} no longer knows the model: {own_words(response)}")
         if status < httpx.codes.INTERNAL_SERVER_ERROR:
             return RemoteRefusalError("inference_server_refused", f"{host}: {own_words(response)}")
         return RemoteError("inference_server_failed", f"{host} failed ({status})")
 
     def close(self) -> None:
         self.http.close()
+
+
+def given_up() -> RemoteError:
+    return RemoteError("client_gone", "the answer was given up")
+
+
+class HangUp:
+    """Ends a read that waits in another thread (closing the socket would not wake it), unless it is over."""
+
+    def __init__(self, response: httpx.Response) -> None:
+        self._response: httpx.Response | None = response
+        self._lock = threading.Lock()
+
+    def __call__(self) -> None:
+        with self._lock:
+            response = self._response
+            if response is None or response.is_closed:
+                return
+            stream = response.extensions.get("network_stream")
+            connection = stream.get_extra_info("socket") if stream is not None else None
+            if connection is not None:
+                with suppress(OSError):
+                    # Not SSLSocket's own, which takes its state away from the thread that reads.
+                    socket.socket.shutdown(connection, socket.SHUT_RDWR)
+
+    def is_over(self) -> None:
+        """The connection may carry another request from now on."""
+        with self._lock:
+            self._response = None
 
 
 def own_words(response: httpx.Response) -> str:

@@ -72,32 +72,34 @@ class RemoteModel:
         """One answer per conversation, in order; raises RowError for one that the server refuses, and RemoteError."""
         model = self._served(adapter)
         with ThreadPoolExecutor(REQUESTS_AT_ONCE, thread_name_prefix="remote") as threads:
-            return list(threads.map(lambda row: self._answer_once(model, params, row), conversations))
+            return list(threads.map(lambda row: self._answer_once(model, adapter, params, row), conversations))
 
-    def _answer_once(self, model: str, params: GenerationParams, row: ResolvedConversation) -> Generation:
+    def _answer_once(
+        self, model: str, adapter: Path | None, params: GenerationParams, row: ResolvedConversation
+    ) -> Generation:
         key = (model, params, row)
         if key not in self._kept:
-            answer = self._answer(model, params, row)
+            answer = self._answer(adapter, params, row)
             if len(self._kept) >= MOST_KEPT:
                 self._kept.clear()
             self._kept[key] = answer
         return self._kept[key]
 
-    def _answer(self, model: str, params: GenerationParams, row: ResolvedConversation) -> Generation:
-        body = {"model": model, "messages": openai_messages(row), **openai_settings(params)}
+    def _answer(self, adapter: Path | None, params: GenerationParams, row: ResolvedConversation) -> Generation:
         began = time.perf_counter()
         try:
-            answer = self._with_retries(body)
+            answer = self._with_retries({"messages": openai_messages(row), **openai_settings(params)}, adapter)
         except RemoteRefusalError as error:
             raise RowError(error.code, f"row {row.conversation.index}: {error.message}") from error
         except OSError as error:
             raise RowError("image_missing", f"row {row.conversation.index}: an image file is gone") from error
         return read_generation(answer, (time.perf_counter() - began) * 1000)
 
-    def _with_retries(self, body: dict[str, Any]) -> dict[str, Any]:
+    def _with_retries(self, body: dict[str, Any], adapter: Path | None) -> dict[str, Any]:
+        """A server that was started again gets the adapter once more, and must show its effect once more."""
         for seconds in (*RETRY_SECONDS, None):
             try:
-                return self.server.complete(body)
+                return self.server.complete(body | {"model": self._served(adapter)})
             except RemoteError as error:
                 if error.code not in {"inference_server_busy", "inference_server_unreachable"} or seconds is None:
                     raise

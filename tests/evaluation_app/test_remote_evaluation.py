@@ -1,6 +1,7 @@
 """Evaluation through another server: the same rows and figures, its faults told, no base passed off as fine-tuned."""
 
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -122,6 +123,16 @@ class TestRemoteModel:
             model.generate([row(0)], GREEDY, adapter=None)
         assert slept == sorted(slept)
         assert len(slept) > 3
+        stub.stop()
+
+    def test_a_server_that_was_started_again_gets_the_adapter_again_and_fails_no_row(self, tmp_path: Path) -> None:
+        stub = StubOpenAI(behaviour="knows its models")
+        server = RemoteServer(RemoteSettings(url=stub.start(), adapters_dir="/shared", seconds=5))
+        model = RemoteModel(server, BASE, {tmp_path: ("adapter_1", "abc")}, sleep=lambda seconds: None)
+        [first] = model.generate([row(0, prompt="one")], GREEDY, adapter=tmp_path)
+        stub.adapters.clear()
+        answers = model.generate([row(n, prompt=f"row {n}") for n in range(4)], GREEDY, adapter=tmp_path)
+        assert [first.text, *(item.text for item in answers)] == ["tuned one", *(f"tuned row {n}" for n in range(4))]
         stub.stop()
 
     def test_a_row_that_is_refused_is_named_and_the_others_are_not_asked_twice(self) -> None:

@@ -20,6 +20,7 @@ class StubOpenAI:
     requests: list[dict[str, Any]] = field(default_factory=list)
     headers: list[dict[str, str]] = field(default_factory=list)
     cut_off: threading.Event = field(default_factory=threading.Event)
+    noise: float = 0.0  # how far the same question's probabilities lie apart from one time to the next
 
     def start(self) -> str:
         stub = self
@@ -64,6 +65,8 @@ class StubHandler(BaseHTTPRequestHandler):
             return
         if self.path == "/v1/load_lora_adapter":
             self.load_adapter(body)
+        elif self.owner.behaviour == "knows its models" and body["model"] not in {BASE, *self.owner.adapters}:
+            self.answer(404, {"error": {"message": f"The model {body['model']!r} does not exist."}})
         elif body.get("stream"):
             self.stream(body)
         else:
@@ -90,6 +93,9 @@ class StubHandler(BaseHTTPRequestHandler):
         if self.owner.behaviour == "no loading":
             self.answer(404, {"detail": "Not Found"})
             return
+        if body["lora_name"] in self.owner.adapters:
+            self.answer(400, {"error": {"message": f"The lora adapter {body['lora_name']!r} has already been loaded."}})
+            return
         self.owner.adapters[body["lora_name"]] = body["lora_path"]
         self.answer(200, None, raw=b"Success")
 
@@ -104,6 +110,7 @@ class StubHandler(BaseHTTPRequestHandler):
         if self.owner.behaviour == "slightly tuned":
             text = text.replace("tuned", "base")
         shift = 0.001 if body["model"] in self.owner.adapters and self.owner.behaviour == "slightly tuned" else 0.0
+        shift += self.owner.noise * (len(self.owner.requests) % 3)
         tokens = [{"token": word, "logprob": -0.5 - shift} for word in text.split()]
         if self.owner.behaviour == "no logprobs":
             tokens = []
@@ -115,7 +122,13 @@ class StubHandler(BaseHTTPRequestHandler):
         self.send_response(200)
         self.send_header("Content-Type", "text/event-stream")
         self.end_headers()
-        words = self.text_of(body).split(" ")
+        if self.owner.behaviour in {"silent", "comments only"}:
+            self.say_nothing()
+            self.owner.cut_off.set()
+        else:
+            self.stream_words(self.text_of(body).split(" "))
+
+    def stream_words(self, words: list[str]) -> None:
         if self.owner.behaviour == "endless":
             words = ["x"] * 10_000
         for place, word in enumerate(words):
@@ -134,6 +147,22 @@ class StubHandler(BaseHTTPRequestHandler):
             usage = {"prompt_tokens": 7, "completion_tokens": len(words), "total_tokens": 7 + len(words)}
             self.event({"choices": [], "usage": usage})
         self.wfile.write(b"data: [DONE]\n\n")
+
+    def say_nothing(self) -> None:
+        """Until the client has hung up."""
+        if self.owner.behaviour == "silent":
+            self.wfile.flush()
+            self.connection.recv(1024)
+        while self.owner.behaviour == "comments only" and self.comment():
+            time.sleep(0.05)
+
+    def comment(self) -> bool:
+        try:
+            self.wfile.write(b": processing\n\n")
+            self.wfile.flush()
+        except OSError:
+            return False
+        return True
 
     def event(self, body: dict[str, Any]) -> bool:
         try:

@@ -12,7 +12,7 @@ from django.test import Client
 
 from ftproject.core.departure import ClientGoneError, Departure
 from ftproject.engine import canary
-from ftproject.engine.remote import RemoteServer, RemoteSettings
+from ftproject.engine.remote import RemoteError, RemoteServer, RemoteSettings
 from inference_app.model_server import model_server
 from inference_app.remote_server import remote_server_at
 from inference_app.services import generate_answer
@@ -73,7 +73,7 @@ def test_an_adapter_that_is_served_answers_once_its_effect_was_shown(stub: StubO
         body = post(GENERATE, {"prompt": "hello", "adapter_path": adapter.name}).json()
         assert (body["output"], body["model_type"]) == ("tuned hello", "finetuned")
     canaries = [item for item in stub.requests if "logprobs" in item]
-    assert [item["model"] for item in canaries] == [BASE, adapter.name], "shown once, not at every request"
+    assert [item["model"] for item in canaries] == [BASE, adapter.name, BASE], "shown once, not at every request"
 
 
 @pytest.mark.parametrize("behaviour", ["ignores adapters", "vision lost"])
@@ -112,6 +112,44 @@ def test_an_effect_is_shown_again_after_ten_minutes(stub: StubOpenAI, monkeypatc
     monkeypatch.setattr(canary, "KEPT_SECONDS", -1.0)
     stub.behaviour = "ignores adapters"
     assert post(GENERATE, {"prompt": "hello", "adapter_path": adapter.name}).status_code == 502
+
+
+def test_probabilities_that_differ_by_themselves_are_no_effect(stub: StubOpenAI) -> None:
+    adapter = adapter_of_base()
+    stub.adapters[adapter.name], stub.behaviour, stub.noise = "/somewhere", "ignores adapters", 0.01
+    assert refusal(post(GENERATE, {"prompt": "hello", "adapter_path": adapter.name})) == (502, "adapter_ignored")
+    stub.behaviour = ""
+    assert post(GENERATE, {"prompt": "hello", "adapter_path": adapter.name}).status_code == 200
+
+
+def test_who_waits_for_a_canary_waits_no_longer_than_a_request_may_take(stub: StubOpenAI, settings: Any) -> None:
+    remote = RemoteServer(RemoteSettings(url=settings.INFERENCE_URL, seconds=0.1))
+    tried = canary.AdapterCanary(remote)
+    with tried._lock, pytest.raises(RemoteError, match="could not be tried out"):
+        tried.require_effect(BASE, "adapter_1")
+    assert stub.requests == []
+    remote.close()
+
+
+def test_a_server_that_was_started_again_is_asked_for_all_anew(stub: StubOpenAI, settings: Any) -> None:
+    settings.INFERENCE_ADAPTERS_DIR, stub.behaviour = "/shared/adapters", "knows its models"
+    body = {"prompt": "hello", "adapter_path": adapter_of_base().name}
+    assert post(GENERATE, body).status_code == 200
+    stub.adapters.clear()
+    answer = post(GENERATE, body)
+    assert (*refusal(answer), answer["Retry-After"]) == (429, "inference_server_busy", "5")
+    canaries = len([item for item in stub.requests if "logprobs" in item])
+    assert post(GENERATE, body).json()["output"] == "tuned hello"
+    assert len([item for item in stub.requests if "logprobs" in item]) > canaries, "it may have other flags now"
+
+
+def test_two_first_requests_at_once_register_the_adapter_once(stub: StubOpenAI, settings: Any) -> None:
+    remote = RemoteServer(RemoteSettings(url=settings.INFERENCE_URL, adapters_dir="/shared/adapters"))
+    assert remote.base_models() == [BASE]
+    stub.adapters["adapter_1-abc"] = "registered by another thread after this one had looked"
+    assert remote.serve_adapter("adapter_1", "abc") == "adapter_1-abc"
+    assert remote.is_listed("adapter_1-abc")
+    remote.close()
 
 
 def test_an_adapter_that_is_not_served_is_refused_with_the_line_to_serve_it(stub: StubOpenAI) -> None:
@@ -194,23 +232,41 @@ def test_the_key_is_sent_as_a_bearer(stub: StubOpenAI, settings: Any) -> None:
 
 def test_a_server_that_is_not_there_is_503(stub: StubOpenAI, settings: Any) -> None:
     settings.INFERENCE_URL = "http://127.0.0.1:9"
-    assert refusal(post(GENERATE, {"prompt": "hello"})) == (503, "inference_server_unreachable")
+    answer = post(GENERATE, {"prompt": "hello"})
+    assert (*refusal(answer), answer["Retry-After"]) == (503, "inference_server_unreachable", "30")
 
 
-def test_an_answer_without_end_is_ended_by_its_time(stub: StubOpenAI, settings: Any) -> None:
-    settings.INFERENCE_TIMEOUT_SECONDS, stub.behaviour = 1, "endless"
+@pytest.mark.parametrize("behaviour", ["endless", "comments only"])
+def test_an_answer_without_end_is_ended_by_its_time(stub: StubOpenAI, settings: Any, behaviour: str) -> None:
+    settings.INFERENCE_TIMEOUT_SECONDS, stub.behaviour = 1, behaviour
     assert refusal(post(GENERATE, {"prompt": "hello"})) == (503, "generation_timeout")
     assert stub.cut_off.wait(5)
 
 
-def test_a_client_that_leaves_ends_the_answer_over_there(stub: StubOpenAI) -> None:
-    stub.behaviour, departure = "endless", Departure()
+@pytest.mark.parametrize("behaviour", ["endless", "comments only", "silent"])
+def test_a_client_that_leaves_ends_the_answer_over_there(stub: StubOpenAI, behaviour: str) -> None:
+    stub.behaviour, departure = behaviour, Departure()
     threading.Timer(0.5, departure.happen).start()
     began = time.monotonic()
     with pytest.raises(ClientGoneError):
         generate_answer(prompt="hello", departure=departure)
     assert time.monotonic() - began < 5
     assert stub.cut_off.wait(5)
+
+
+def test_a_client_that_leaves_after_its_answer_cuts_nobody_elses_connection(stub: StubOpenAI) -> None:
+    departure = Departure()
+    assert generate_answer(prompt="hello", departure=departure).answer.text == "base hello"
+    departure.happen()
+    assert generate_answer(prompt="hello").answer.text == "base hello"
+
+
+def test_special_tokens_stay_text_in_openais_format_too(stub: StubOpenAI) -> None:
+    parts = [{"type": "text", "text": "a<|im_end|>b"}]
+    messages = [{"role": "user", "content": "<|image_pad|>"}, {"role": "user", "content": parts}]
+    assert post(CHAT, {"model": BASE, "messages": messages}).status_code == 200
+    sent = [message["content"][0]["text"] for message in stub.chats[0]["messages"]]
+    assert sent == ["< |image_pad|>", "a< |im_end|>b"]
 
 
 def test_openais_format_goes_through_too(stub: StubOpenAI) -> None:
