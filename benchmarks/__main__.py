@@ -6,6 +6,7 @@ import tempfile
 
 BENCHMARKS = [
     "serving",
+    "load",
     "events",
     "shutdown",
     "datasets",

@@ -9,6 +9,7 @@ from django.core.exceptions import ImproperlyConfigured
 
 from ftproject import conf
 from ftproject.core import checks
+from ftproject.database import database_settings
 
 
 @pytest.mark.parametrize(("raw", "value"), [("1", True), ("true", True), ("ON", True), ("0", False), ("no", False)])
@@ -95,7 +96,23 @@ def test_a_queue_that_could_run_a_job_twice_is_an_error(change: dict[str, Any], 
     assert [message.id for message in checks.check_queue(None)] == ["qwen3vl.E003"]
 
 
-def test_sqlite_runs_in_wal_mode_with_immediate_transactions(settings: Any) -> None:
-    options = settings.DATABASES["default"]["OPTIONS"]
+@pytest.mark.parametrize("url", ["", "sqlite:////somewhere/else.sqlite3"])
+def test_sqlite_runs_in_wal_mode_with_immediate_transactions(url: str, tmp_path: Path) -> None:
+    options = database_settings(url, tmp_path)["OPTIONS"]
     assert options["transaction_mode"] == "IMMEDIATE"
     assert "journal_mode=WAL" in options["init_command"]
+
+
+def test_postgres_has_patience_with_locks_and_none_with_the_dead_unless_the_url_says_otherwise(tmp_path: Path) -> None:
+    found = database_settings("postgres://u:p@db:5433/name?sslmode=require&connect_timeout=9", tmp_path)
+    assert (found["HOST"], found["PORT"], found["NAME"]) == ("db", 5433, "name")
+    assert found["CONN_HEALTH_CHECKS"] is True
+    assert found["OPTIONS"]["connect_timeout"] == 9
+    assert found["OPTIONS"]["sslmode"] == "require"
+    assert "lock_timeout=20s" in found["OPTIONS"]["options"]
+
+
+@pytest.mark.parametrize("url", ["mysql://u:p@h/n", "nothing", "http://h/n"])
+def test_another_kind_of_database_is_refused_with_what_to_write(url: str, tmp_path: Path) -> None:
+    with pytest.raises(ImproperlyConfigured, match="postgres://user:password"):
+        database_settings(url, tmp_path)
