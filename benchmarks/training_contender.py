@@ -63,7 +63,7 @@ def train_ours(work: dict[str, Any], folder: Path, clock: Clock) -> list[float]:
         "weight_decay": 0.0,
         "optim": "adamw_torch",
         "bf16": False,
-        "seed": 0,
+        "seed": work["seed"],
     }
     body = {"sft_config": sft, "lora_config": {"r": RANK, "lora_alpha": ALPHA}}
     device = DeviceFacts(cuda=False, name=None, memory_total_mb=None, bf16=False)
@@ -127,7 +127,7 @@ def train_trl(work: dict[str, Any], folder: Path, clock: Clock) -> list[float]:
     model_class = transformers.Qwen3VLForConditionalGeneration
     clock.mark("imported")
     torch.set_num_threads(1)
-    transformers.set_seed(0)
+    transformers.set_seed(work["seed"])
     model = model_class.from_pretrained(TINY_MODEL_PATH, dtype=torch.float32)
     # Its processor without torchvision, which the ordinary one wants on this machine.
     processor = load_processor(str(TINY_MODEL_PATH))
@@ -148,7 +148,7 @@ def train_trl(work: dict[str, Any], folder: Path, clock: Clock) -> list[float]:
         weight_decay=0.0,
         lr_scheduler_type="linear",
         optim="adamw_torch",
-        seed=0,
+        seed=work["seed"],
         logging_steps=1,
         save_strategy="no",
         report_to="none",
