@@ -63,7 +63,7 @@ def intact_image(digest: str) -> Path | None:
 def known_image(url: str) -> Path | None:
     """The image that this URL gave before."""
     try:
-        digest = _url_entry(url).read_text("ascii")
+        digest = url_entry(url).read_text("ascii")
     except (OSError, UnicodeDecodeError):
         return None
     return intact_image(digest) if len(digest) == 64 else None
@@ -82,7 +82,7 @@ def known_failure(url: str) -> ImageRefusedError | None:
 
 
 def remember_image(url: str, path: Path) -> None:
-    write_image(_url_entry(url), path.name.encode())
+    write_image(url_entry(url), path.name.encode())
     _failed_entry(url).unlink(missing_ok=True)
 
 
@@ -103,11 +103,11 @@ def write_image(path: Path, data: bytes) -> None:
         partial.unlink(missing_ok=True)
 
 
-def _url_entry(url: str) -> Path:
+def url_entry(url: str) -> Path:
     digest = hashlib.sha256(url.encode("utf-8", "surrogatepass")).hexdigest()
     return images_dir() / "by-url" / digest[:2] / digest
 
 
 def _failed_entry(url: str) -> Path:
-    entry = _url_entry(url)
+    entry = url_entry(url)
     return entry.with_name(entry.name + FAILED)

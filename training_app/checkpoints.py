@@ -3,6 +3,7 @@
 import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 
 from ftproject.core.storage import run_path, runs_dir
@@ -100,6 +101,21 @@ def heir_of_checkpoints(run: TrainingRun) -> TrainingRun | None:
         if heir := heir_of_checkpoints(other):
             return heir
     return None
+
+
+def needed_by_later_run(run: TrainingRun, before: datetime) -> bool:
+    """Whether a run that goes on from this one has not ended, or ended since and can only be resumed from here."""
+    for other in run.continuations.all():
+        if latest_checkpoint(checkpoints_dir(other)) is not None:
+            continue
+        young = other.completed_at is None or other.completed_at >= before
+        if (
+            not other.is_terminal
+            or (young and other.status == other.Status.ERROR)
+            or needed_by_later_run(other, before)
+        ):
+            return True
+    return False
 
 
 def why_no_checkpoint(run: TrainingRun) -> str:
