@@ -6,9 +6,9 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, fields, replace
 
-from django.db import close_old_connections, transaction
+from django.db import transaction
 
-from ftproject.core.database_faults import TRANSIENT
+from ftproject.core.database_faults import TRANSIENT, close_broken_connections
 from ftproject.core.errors import ProductError
 from ftproject.core.events import TrainingProgressEvent, publish
 from ftproject.core.jobs import Job
@@ -130,7 +130,7 @@ class RunReporter:
             self.write_pending()
         except TRANSIENT as exc:
             logger.warning("%s: the database is busy, progress is kept for later: %s", self.run.name, exc)
-            close_old_connections()
+            close_broken_connections()
             # A server that cannot be reached costs up to 5 s to ask.
             self.written_at += RETRY_SECONDS
         else:

@@ -18,7 +18,7 @@ from training_app.checkpoints import (
     lineage,
     resumability,
 )
-from training_app.configuration import device_name, resolve_config
+from training_app.configuration import device_name, read_training_config, resolve_config
 from training_app.disk import require_free_disk
 from training_app.models import TrainingMetric, TrainingRun
 from training_app.services import StartedRun, describe_started, find_started, publish_status, request_fingerprint
@@ -113,7 +113,7 @@ def create_continuation(*, run: TrainingRun, **request: str | None) -> StartedRu
         model_name=run.model_name,
         device=device,
         backend=run.backend,
-        warnings=[*effective.warnings, *other_device(run, device)],
+        warnings=[*dict.fromkeys([*changed_from_request(run), *effective.warnings]), *other_device(run, device)],
         rows_sha256=owner.rows_sha256,
         trained_rows=owner.trained_rows,
         heldout_rows=owner.heldout_rows,
@@ -126,6 +126,15 @@ def create_continuation(*, run: TrainingRun, **request: str | None) -> StartedRu
     enqueue_job(continuation)
     publish_status(continuation)
     return describe_started(continuation)
+
+
+def changed_from_request(run: TrainingRun) -> list[str]:
+    """What the device made of the body that the first run was started with; its effective configuration hides that."""
+    try:
+        config = read_training_config(run.requested_config)
+        return resolve_config(config, backend=run.backend)[0].warnings
+    except InvalidInputError:  # a field or a model of then is not known any more; the effective values still are
+        return []
 
 
 def other_device(run: TrainingRun, device: str) -> list[str]:

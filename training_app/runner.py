@@ -4,7 +4,7 @@ import logging
 import shutil
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -170,8 +170,10 @@ def note_rows(job: TrainingRun, rows: SplitRows) -> None:
 def training_job(
     job: TrainingRun, effective: EffectiveConfig, rows: SplitRows, checkpoint: Path | None = None
 ) -> TrainingJob:
+    # What was changed or left out before the engine began belongs into provenance.json as well.
+    said = list(dict.fromkeys([*job.warnings, *effective.warnings]))
     return TrainingJob(
-        effective=effective,
+        effective=replace(effective, warnings=said),
         rows=rows.train,
         heldout=rows.heldout,
         adapter_dir=new_adapter_dir(),

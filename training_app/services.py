@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from django.db import IntegrityError, transaction
+from django.db.models import ProtectedError
 
 from datasets_app.models import ColumnMapping, Dataset
 from datasets_app.selectors import iter_rows, require_ready_dataset, row_mapping
@@ -162,11 +163,15 @@ def active_or_oldest_waiting() -> TrainingRun | None:
 def delete_run(*, run: TrainingRun) -> None:
     """Removes a run that has ended and left no adapter: its row, metrics, events, log and scratch folder."""
     require_deletable(run)
-    with transaction.atomic():
-        gone, _ = TrainingRun.objects.filter(pk=run.pk, status__in=TrainingRun.TERMINAL).delete()
-        if not gone:
-            raise run_is_active(run)
-        Event.objects.filter(run_kind=run.KIND, run_id=run.pk).delete()
+    try:
+        with transaction.atomic():
+            gone, _ = TrainingRun.objects.filter(pk=run.pk, status__in=TrainingRun.TERMINAL).delete()
+            if not gone:
+                raise run_is_active(run)
+            Event.objects.filter(run_kind=run.KIND, run_id=run.pk).delete()
+    except ProtectedError:  # somebody resumed it between the look and the deletion
+        require_deletable(run)
+        raise
     shutil.rmtree(run_dir(run.KIND, run.pk), ignore_errors=True)
     log_path(run.KIND, run.pk).unlink(missing_ok=True)
 

@@ -2,7 +2,7 @@
 
 import sqlite3
 
-from django.db import InterfaceError, OperationalError
+from django.db import InterfaceError, OperationalError, connections
 
 # What a write may fail of and work a moment later.
 TRANSIENT = (OperationalError, InterfaceError)
@@ -29,6 +29,13 @@ def is_busy(exc: BaseException) -> bool:
 
 def is_full(exc: BaseException) -> bool:
     return isinstance(exc, OperationalError) and ("disk is full" in str(exc) or sqlstate(exc) == DISK_FULL)
+
+
+def close_broken_connections() -> None:
+    """The next question opens a connection anew; within a transaction the one there is must stay, to roll it back."""
+    for connection in connections.all(initialized_only=True):
+        if not connection.in_atomic_block:
+            connection.close_if_unusable_or_obsolete()
 
 
 def sqlstate(exc: BaseException) -> str:

@@ -5,9 +5,9 @@ import time
 from collections.abc import Callable
 from typing import TypeVar
 
-from django.db import close_old_connections, transaction
+from django.db import transaction
 
-from ftproject.core.database_faults import TRANSIENT, is_away
+from ftproject.core.database_faults import TRANSIENT, close_broken_connections, is_away
 
 logger = logging.getLogger(__name__)
 
@@ -34,7 +34,7 @@ def persistently(work: Callable[[], Result]) -> Result:
             if busy >= ATTEMPTS or (away and time.monotonic() - began > AWAY_SECONDS):
                 raise
             logger.warning("the database %s, trying again", "is away" if away else "is busy", exc_info=not away)
-        close_old_connections()
+        close_broken_connections()
         time.sleep(PAUSE_SECONDS)
 
 

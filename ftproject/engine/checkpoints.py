@@ -175,9 +175,12 @@ def continuation_problem(checkpoint: Checkpoint, job: JobFacts) -> str | None:
 
 
 def changed_settings(before: Mapping[str, Any], now: Mapping[str, Any], path: str = "") -> list[str]:
-    """What differs between two configurations in the shape of a start body, but for settings that change no weight."""
+    """What differs between two configurations in the shape of a start body, but for settings that change no weight.
+
+    A setting that the checkpoint does not know is no difference: it came with a later version of this project.
+    """
     changes = []
-    for name in sorted(before.keys() | now.keys()):
+    for name in sorted(before):
         old, new = before.get(name), now.get(name)
         if isinstance(old, Mapping) and isinstance(new, Mapping):
             changes += changed_settings(old, new, f"{path}{name}.")

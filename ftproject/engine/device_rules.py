@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import importlib.util
+import json
 import math
 import os
 import shutil
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 from pathlib import Path
 
 from ftproject.engine.fields import ConfigError, ConfigProblem
-from ftproject.engine.hyperparameters import SftSettings, TrainingConfig
+from ftproject.engine.hyperparameters import SftSettings, TrainingConfig, TrainingOptions
 
 TINY_MODEL_NAME = "tiny-qwen3-vl"
 TINY_MODEL_PATH = Path(__file__).parent / "assets" / TINY_MODEL_NAME
@@ -68,7 +70,7 @@ def resolve_training_config(
         max_seq_length=length,
         load_in_4bit=four_bit(config.model.load_in_4bit, name, path, cuda=device.cuda),
     )
-    warnings = _model_warnings(config, device)
+    warnings = [*_model_warnings(config, model.load_in_4bit, device), *_unused_settings(config)]
     sft, changes = _settings_on_device(config.sft, name, device)
     chosen = choose_backend(backend, device, name)
     if chosen == "unsloth" and device.cuda and not (sft.bf16 or sft.fp16):
@@ -118,24 +120,57 @@ def _local_folder(name: str, models_dir: Path) -> Path | None:
 
 
 def four_bit(wanted: bool | None, name: str, path: str, *, cuda: bool) -> bool:
-    """Whether a base is quantised to 4 bit: as asked, else hub models on CUDA; training and answering alike."""
+    """Whether a base is quantised to 4 bit: as stored, as asked, else hub models on CUDA; training, answering alike."""
+    if stored_in_four_bit(name, path):
+        return True
     if wanted is not None:
         return wanted
     # Unsloth's own default for hub models; a local folder is loaded as it stands.
     return cuda and name == path
 
 
-def _model_warnings(config: TrainingConfig, device: DeviceFacts) -> list[str]:
+def stored_in_four_bit(name: str, path: str) -> bool:
+    """Whether the base's own weights have 4 bits, so that no setting loads it otherwise; a hub model says so itself."""
+    file = Path(path) / "config.json"
+    if not file.is_file():
+        return name.endswith("bnb-4bit")
+    try:
+        return json.loads(file.read_text(encoding="utf-8"))["quantization_config"].get("load_in_4bit") is True
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return False  # loading it says what is wrong with it
+
+
+def _model_warnings(config: TrainingConfig, load_in_4bit: bool | None, device: DeviceFacts) -> list[str]:
     warnings = []
-    if config.model.load_in_4bit and not device.cuda:
+    if load_in_4bit and not device.cuda:
         warnings.append("load_in_4bit without a CUDA device is slower than full precision and costs accuracy")
+    if load_in_4bit and config.model.load_in_4bit is False:
+        warnings.append("load_in_4bit false has no effect: the weights of this model are stored in 4 bit")
     sft = config.sft
-    if not sft.use_epochs and sft.warmup_steps >= sft.max_steps:
+    if not sft.use_epochs and sft.lr_scheduler_type != "constant" and sft.warmup_steps >= sft.max_steps:
         warnings.append(
             f"warmup_steps {sft.warmup_steps} is not below max_steps {sft.max_steps}: "
             "the learning rate never reaches its peak"
         )
     return warnings
+
+
+def _unused_settings(config: TrainingConfig) -> Iterator[str]:
+    """A sentence for each setting that was given, and that another one leaves without effect.
+
+    Said and not refused: forms and stored configurations carry every field.
+    """
+    sft, options, usual = config.sft, config.options, SftSettings()
+    if sft.use_epochs and sft.max_steps != usual.max_steps:
+        decides = f"use_epochs is true, so num_train_epochs {sft.num_train_epochs:g} decides"
+        yield f"max_steps {sft.max_steps} has no effect: {decides}"
+    if not sft.use_epochs and sft.num_train_epochs != usual.num_train_epochs:
+        decides = f"use_epochs is false, so max_steps {sft.max_steps} decides"
+        yield f"num_train_epochs {sft.num_train_epochs:g} has no effect: {decides}"
+    if sft.lr_scheduler_type == "constant" and sft.warmup_steps:
+        yield f"warmup_steps {sft.warmup_steps} has no effect with lr_scheduler_type constant: use constant_with_warmup"
+    if options.holdout_seed != TrainingOptions().holdout_seed and not options.holdout_fraction:
+        yield f"holdout_seed {options.holdout_seed} has no effect: holdout_fraction is 0"
 
 
 def _settings_on_device(sft: SftSettings, name: str, device: DeviceFacts) -> tuple[SftSettings, list[str]]:

@@ -14,6 +14,7 @@ from ftproject.engine.pixel_cache import PixelCache
 
 SPARE_TOKENS = 8  # beyond the longest true answer: enough to see that an answer does not end
 LONGEST_ANSWER = 256
+END_TOKENS = 2  # the end of the turn and a newline, which labels have as well
 Generating = Callable[[Any], AbstractContextManager[None]]
 
 
@@ -36,6 +37,21 @@ def spread(rows: Sequence[EncodedRow], count: int) -> list[int]:
     return sorted({place * len(rows) // count for place in range(count)}) if rows else []
 
 
+def cut_answers(rows: Sequence[EncodedRow]) -> str | None:
+    """A sentence where true answers are longer than what is generated: no score of theirs can be whole."""
+    long = [row.index for row in rows if _answer_tokens(row) > LONGEST_ANSWER + END_TOKENS]
+    if not long:
+        return None
+    return (
+        f"eval_exact_match and eval_token_f1 are too low for {len(long)} of {len(rows)} held-out rows (row {long[0]} "
+        f"is the first): their answers are longer than the {LONGEST_ANSWER} tokens generated while training"
+    )
+
+
+def _answer_tokens(row: EncodedRow) -> int:
+    return sum(label != IGNORED for label in row.labels)
+
+
 class HeldoutAnswers:
     """Greedy answers to the same held-out rows each time, scored against their ground truths."""
 
@@ -55,8 +71,7 @@ class HeldoutAnswers:
         self._batch_size = batch_size
         self._generating = generating
         self._should_stop = should_stop
-        answers = (sum(label != IGNORED for label in row.labels) for row in rows)
-        self._max_new_tokens = min(max(answers, default=0) + SPARE_TOKENS, LONGEST_ANSWER)
+        self.max_new_tokens = min(max(map(_answer_tokens, rows), default=0) + SPARE_TOKENS, LONGEST_ANSWER)
 
     def __call__(self, model: Any) -> dict[str, float]:
         """`eval_exact_match` and `eval_token_f1`, means over the rows between 0 and 1; nothing when stopped."""
@@ -88,7 +103,7 @@ class HeldoutAnswers:
         inputs = {name: tensor.to(model.device) for name, tensor in batch.items()}
         if "pixel_values" in inputs:
             inputs["pixel_values"] = inputs["pixel_values"].to(model.dtype)
-        request = DecodingRequest(GenerationParams(max_new_tokens=self._max_new_tokens, do_sample=False))
+        request = DecodingRequest(GenerationParams(max_new_tokens=self.max_new_tokens, do_sample=False))
         own = model.generation_config.eos_token_id
         end_ids = {tokenizer.eos_token_id, *(own if isinstance(own, list) else [own])} - {None}
         decoded = decode_batch(model.generate, inputs, [request] * len(rows), tokenizer=tokenizer, end_ids=end_ids)

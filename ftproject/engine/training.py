@@ -25,7 +25,7 @@ from ftproject.engine.checkpoints import (
 )
 from ftproject.engine.configs import DeviceFacts, EffectiveConfig, to_dict
 from ftproject.engine.gpu import device_facts
-from ftproject.engine.heldout_answers import HeldoutAnswers, spread
+from ftproject.engine.heldout_answers import HeldoutAnswers, cut_answers, spread
 from ftproject.engine.lean_imports import import_training_libraries
 from ftproject.engine.models import is_out_of_memory, use_one_gpu
 from ftproject.engine.out_of_memory import memory_advice
@@ -41,6 +41,8 @@ from ftproject.engine.training_run import Run, TrainableModel
 
 if TYPE_CHECKING:
     from ftproject.engine.row_trainer import RowTrainer
+
+NOTHING_HELD_OUT = "no row could be held out although holdout_fraction asks for it: no eval_loss and no early stopping"
 
 __all__ = ["TrainableModel", "latest_checkpoint", "peak_memory_mb", "run_training", "train", "usable_rows"]
 
@@ -95,6 +97,8 @@ def encode_rows(run: Run, processor: Any) -> None:
     run.config = with_save_steps(run.config, len(run.rows.encoded))
     if run.skipped:
         run.warn(skipped_words(run.skipped))
+    if run.config.options.holdout_fraction and not run.heldout.encoded:
+        run.warn(NOTHING_HELD_OUT)
 
 
 def make_trainer(run: Run, trainable: TrainableModel, checkpoint: Checkpoint | None) -> RowTrainer:
@@ -151,8 +155,11 @@ def heldout_answers(run: Run, trainable: TrainableModel) -> HeldoutAnswers | Non
     if sft.eval_generation_rows is None or not heldout.encoded:
         return None
     places = spread(heldout.encoded, sft.eval_generation_rows)
+    rows = [heldout.encoded[place] for place in places]
+    if cut := cut_answers(rows):
+        run.warn(cut)
     return HeldoutAnswers(
-        [heldout.encoded[place] for place in places],
+        rows,
         [heldout.rows[place].conversation.ground_truth for place in places],
         trainable.processor,
         batch_size=sft.per_device_train_batch_size,

@@ -164,6 +164,11 @@ def test_the_same_job_continues_a_checkpoint_and_settings_that_change_no_weight_
     assert continuation_problem(checkpoint, replace(JOB, config=freed)) is None
 
 
+def test_a_setting_that_the_checkpoint_did_not_know_yet_is_no_change(tmp_path: Path) -> None:
+    newer = {**CONFIG, "sft_config": CONFIG["sft_config"] | {"max_grad_norm": 1.0}, "holdout_stratify": False}
+    assert continuation_problem(read(save(tmp_path, 20)), replace(JOB, config=newer)) is None
+
+
 @pytest.mark.parametrize(
     ("change", "words"),
     [

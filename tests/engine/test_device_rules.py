@@ -2,6 +2,7 @@
 
 import os
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -84,6 +85,72 @@ def test_fp16_and_four_bit_on_a_cpu_are_changed_or_warned_about(tmp_path: Path) 
 def test_a_warm_up_longer_than_the_training_is_warned_about(tmp_path: Path) -> None:
     effective = resolve({"sft_config": {"max_steps": 5, "warmup_steps": 5}}, GPU, tmp_path)
     assert "never reaches its peak" in effective.warnings[0]
+
+
+@pytest.mark.parametrize(
+    ("body", "words"),
+    [
+        ({"sft_config": {"num_train_epochs": 3}}, "num_train_epochs 3 has no effect: use_epochs is false"),
+        ({"sft_config": {"use_epochs": True, "max_steps": 60}}, "max_steps 60 has no effect: use_epochs is true"),
+        ({"sft_config": {"lr_scheduler_type": "constant"}}, "warmup_steps 5 has no effect with lr_scheduler_type"),
+        ({"holdout_seed": 7}, "holdout_seed 7 has no effect: holdout_fraction is 0"),
+    ],
+)
+def test_a_setting_that_another_one_leaves_without_effect_is_said(
+    body: dict[str, Any], words: str, tmp_path: Path
+) -> None:
+    assert [words in warning for warning in resolve(body, GPU, tmp_path).warnings] == [True]
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        {"sft_config": {"use_epochs": True, "num_train_epochs": 3}},
+        {"sft_config": {"max_steps": 60}},
+        {"sft_config": {"lr_scheduler_type": "constant", "warmup_steps": 0}},
+        {"sft_config": {"lr_scheduler_type": "constant_with_warmup"}},
+        {"holdout_seed": 7, "holdout_fraction": 0.1},
+    ],
+)
+def test_a_setting_that_has_its_effect_is_not_remarked_upon(body: dict[str, Any], tmp_path: Path) -> None:
+    assert resolve(body, GPU, tmp_path).warnings == []
+
+
+def test_the_constant_schedule_of_transformers_really_passes_the_warm_up_over() -> None:
+    import torch
+    from transformers import get_scheduler
+
+    def first_rate(name: str) -> float:
+        optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=1.0)
+        return float(get_scheduler(name, optimizer, num_warmup_steps=5, num_training_steps=10).get_last_lr()[0])
+
+    assert (first_rate("constant"), first_rate("constant_with_warmup")) == (1.0, 0.0)
+
+
+@pytest.mark.parametrize("asked", [None, False, True])
+def test_a_base_whose_weights_are_stored_in_four_bit_is_never_said_to_be_loaded_otherwise(
+    asked: bool | None, tmp_path: Path
+) -> None:
+    folder = tmp_path / "small"
+    folder.mkdir()
+    (folder / "config.json").write_text(
+        '{"quantization_config": {"quant_method": "bitsandbytes", "load_in_4bit": true}}'
+    )
+    for name in ("small", GPU_MODEL_NAME):
+        body: dict[str, Any] = {"model_config_data": {"model_name": name, "load_in_4bit": asked}}
+        effective = resolve(body, GPU, tmp_path)
+        assert effective.config.model.load_in_4bit is True
+        said = ["stored in 4 bit" in warning for warning in effective.warnings]
+        assert said == ([True] if asked is False else [])
+
+
+@pytest.mark.parametrize("config", ["{", "[]", "{}", '{"quantization_config": null}', '{"quantization_config": {}}'])
+def test_a_base_of_another_precision_is_loaded_as_asked(config: str, tmp_path: Path) -> None:
+    (tmp_path / "plain").mkdir()
+    (tmp_path / "plain" / "config.json").write_text(config)
+    for asked in (False, True):
+        body: dict[str, Any] = {"model_config_data": {"model_name": "plain", "load_in_4bit": asked}}
+        assert resolve(body, GPU, tmp_path).config.model.load_in_4bit is asked
 
 
 @pytest.mark.parametrize(

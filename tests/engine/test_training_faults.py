@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import resource
 from collections.abc import Iterator
@@ -13,10 +14,11 @@ from typing import Any
 import pytest
 
 from ftproject.engine.backends.base import TrainingError, TrainingProgress
+from ftproject.engine.batches import ROWS_KEY, Collate
 from ftproject.engine.checkpoints import list_checkpoints
 from ftproject.engine.configs import EffectiveConfig
 from ftproject.engine.conversations import ResolvedConversation
-from ftproject.engine.training import TrainableModel, run_training, train
+from ftproject.engine.training import NOTHING_HELD_OUT, TrainableModel, run_training, train
 from tests.engine.support import CPU, Recorder, row, training_job
 
 pytestmark = pytest.mark.slow
@@ -200,6 +202,52 @@ def test_a_heldout_loss_that_is_not_finite_ends_the_run_and_names_its_rows(
     assert not job.adapter_dir.exists()
 
 
+@pytest.mark.parametrize("logging_steps", [1, 50])
+def test_a_loss_that_is_not_finite_names_the_rows_of_its_own_pass_alone(
+    logging_steps: int, tmp_path: Path, digit_rows: list[ResolvedConversation]
+) -> None:
+    from ftproject.engine.backends.transformers import build_trainable
+
+    def build(effective: EffectiveConfig) -> TrainableModel:
+        trainable = build_trainable(effective)
+
+        def collator(*rows: Any) -> Collate:
+            collate = trainable.collator(*rows)
+
+            def breaking(features: Any) -> dict[str, Any]:
+                batch = collate(features)
+                if 5 in batch[ROWS_KEY]:
+                    batch["pixel_values"] = batch["pixel_values"] * float("nan")
+                return batch
+
+            return breaking
+
+        return replace(trainable, collator=collator)
+
+    job = training_job(
+        tmp_path,
+        digit_rows[:8],
+        max_steps=12,
+        per_device_train_batch_size=2,
+        gradient_accumulation_steps=2,
+        logging_steps=logging_steps,
+    )
+    with pytest.raises(TrainingError, match=r"the loss of step [12] is not finite; its rows are (5, \d|\d, 5)\."):
+        run_training(job, Recorder(), build)
+    assert steps_saved(job.work_dir) == []
+
+
+def test_heldout_rows_of_which_none_can_be_used_are_missed_aloud(
+    tmp_path: Path, digit_rows: list[ResolvedConversation]
+) -> None:
+    long, recorder = row(90, prompt="why " * 100), Recorder()
+    settings = {"max_steps": 1, "eval_steps": 1, "early_stopping_patience": 1, "max_seq_length": 64}
+    result = train(training_job(tmp_path, digit_rows[:4], [long], **settings), recorder, device=CPU)
+    assert result.metrics["eval_loss"] is None
+    assert NOTHING_HELD_OUT in recorder.warnings
+    assert NOTHING_HELD_OUT in json.loads((result.adapter_path / "provenance.json").read_text())["warnings"]
+
+
 def test_a_gradient_that_is_not_finite_ends_the_run_in_its_own_step(
     tmp_path: Path, digit_rows: list[ResolvedConversation]
 ) -> None:
@@ -249,8 +297,6 @@ def test_tensorboard_gets_every_logged_figure_below_the_given_folder_and_only_wh
 def test_skipped_rows_are_told_by_number_with_their_tokens_and_are_no_part_of_the_split(
     tmp_path: Path, digit_rows: list[ResolvedConversation]
 ) -> None:
-    import json
-
     long = [row(900 + place, prompt="why " * 100) for place in range(30)]
     recorder = Recorder()
     job = training_job(tmp_path, [*digit_rows[:5], *long], [digit_rows[9], long[0]], max_steps=1, max_seq_length=64)

@@ -12,6 +12,7 @@ from datasets_app.models import Dataset
 from ftproject.core.models import Event
 from ftproject.core.storage import log_path, run_dir
 from tests.training_app.world import Api, claimed, load_dataset, numbered_rows, trained_run
+from training_app import services
 from training_app.models import TrainingMetric, TrainingRun
 from training_app.services import stop_training
 
@@ -120,6 +121,21 @@ def test_a_run_that_another_continues_stays_until_that_one_is_deleted(api: Api, 
     assert api.delete(f"{URL}/{other}").status_code == 200
     assert api.delete(f"{URL}/{dead.pk}").status_code == 200
     assert not TrainingRun.objects.exists()
+
+
+def test_a_run_that_is_resumed_while_it_is_being_deleted_stays(
+    api: Api, dead: TrainingRun, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    looked = services.require_deletable
+
+    def resumed_meanwhile(run: TrainingRun) -> None:
+        looked(run)
+        api.post(f"{URL}/{run.pk}/resume")
+
+    monkeypatch.setattr(services, "require_deletable", resumed_meanwhile)
+    answer = api.delete(f"{URL}/{dead.pk}")
+    assert (answer.status_code, answer.json()["code"]) == (409, "run_continued")
+    assert TrainingRun.objects.count() == 2
 
 
 def test_a_waiting_or_active_run_cannot_be_deleted(api: Api, dataset: Dataset) -> None:

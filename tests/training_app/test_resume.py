@@ -168,6 +168,17 @@ def test_another_device_is_said(api: Api, dead: TrainingRun) -> None:
     assert any("NVIDIA H200" in warning and "cpu" in warning for warning in resume_run(api, dead).json()["warnings"])
 
 
+def test_what_the_device_changed_about_the_request_is_said_of_the_continuation_too(api: Api, dead: TrainingRun) -> None:
+    changed = [warning for warning in dead.warnings if "bf16" in warning or "adamw_8bit" in warning]
+    assert len(changed) == 2
+    assert resumed(api, dead).warnings == changed
+
+
+def test_a_request_of_another_version_does_not_keep_a_run_from_going_on(api: Api, dead: TrainingRun) -> None:
+    TrainingRun.objects.filter(pk=dead.pk).update(requested_config={"colour": "red"})
+    assert resumed(api, dead).warnings == []
+
+
 # A continuation that dies as well
 
 

@@ -83,6 +83,27 @@ def test_the_provenance_names_dataset_mapping_and_split(api: Api, dataset: Datas
     assert provenance["run_id"] == run.pk
 
 
+def test_the_provenance_tells_what_was_changed_and_left_out_before_the_training_began(
+    api: Api, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told: list[str] = []
+
+    def train(job: TrainingJob, callbacks: TrainingCallbacks) -> TrainingResult:
+        told.extend(job.effective.warnings)
+        return plain(FakeBackend(), job, callbacks)
+
+    plain = FakeBackend.train
+    train_with(monkeypatch, train)
+    load_dataset(tmp_path, [*numbered_rows(), ("Which digit?", "", "3")])
+    run = trained_run(api)
+    assert told == run.warnings
+    assert [word for word in ("bf16", "adamw_8bit", "1 row skipped") if any(word in line for line in told)] == [
+        "bf16",
+        "adamw_8bit",
+        "1 row skipped",
+    ]
+
+
 # Rows
 
 

@@ -65,6 +65,16 @@ def test_a_yaml_file_trains_as_its_json_would(beside_a_worker: None, tmp_path: P
     }
 
 
+@pytest.mark.parametrize(
+    "text", ["sft_config:\n  # max_steps: 9\nholdout_seed: 5", '{"sft_config": null, "holdout_seed": 5}']
+)
+def test_flags_fill_a_section_that_the_file_leaves_empty(beside_a_worker: None, tmp_path: Path, text: str) -> None:
+    call_command("train", "--config", str(written(tmp_path, text)), "--max-steps", "2")
+    run = TrainingRun.objects.get()
+    assert run.requested_config == {"sft_config": {"max_steps": 2}, "holdout_seed": 5}
+    assert run.current_step == 2
+
+
 @pytest.mark.parametrize("text", [CONFIG, '{"sft_config": {"max_steps": 3}}'])
 def test_standard_input_takes_either_form(beside_a_worker: None, monkeypatch: pytest.MonkeyPatch, text: str) -> None:
     monkeypatch.setattr(sys, "stdin", io.StringIO(text))

@@ -166,8 +166,10 @@ def body_of(options: dict[str, Any]) -> dict[str, Any]:
         given = {name: options[name] for name in names if options.get(name) is not None}
         if section is None:
             body |= given
-        elif given and isinstance(body.setdefault(section, {}), dict):  # anything else the service refuses by name
-            body[section] = body[section] | given
+        elif given:
+            beside = {} if body.get(section) is None else body[section]  # `sft_config:` with nothing below is null
+            # Anything but an object the service refuses by name.
+            body[section] = beside | given if isinstance(beside, dict) else beside
     return body
 
 
