@@ -14,6 +14,8 @@ from django.conf import settings
 from ftproject.core.departure import Departure
 
 STATUS_SECONDS = 2.0
+# Less than the 5 s after which uvicorn closes an idle connection: a request that meets the closing would fail.
+KEPT_SECONDS = 2.0
 CLIENT_GONE = 499
 # Loading an adapter waits for the base: fetching a 20 GB model from the hub is part of its first load.
 LOAD_SECONDS = 1800.0
@@ -41,7 +43,8 @@ class ModelClient:
     """Thread-safe, as httpx.Client is."""
 
     def __init__(self, socket: Path) -> None:
-        transport = httpx.HTTPTransport(uds=str(socket), limits=httpx.Limits(max_connections=None))
+        limits = httpx.Limits(max_connections=None, keepalive_expiry=KEPT_SECONDS)
+        transport = httpx.HTTPTransport(uds=str(socket), limits=limits)
         self.http = httpx.Client(transport=transport, base_url="http://model-server", timeout=STATUS_SECONDS)
 
     def status(self) -> dict[str, Any] | None:

@@ -145,6 +145,7 @@ class ModelServer:
             if self.token is None:
                 return None
             self.child = self.start_child(spec)
+            self.used_at = time.monotonic()  # its first request is not in yet: `tend` must not find it idle
         return self.child
 
     def start_child(self, spec: ServerSpec) -> ServerProcess:

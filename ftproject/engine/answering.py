@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -12,14 +13,20 @@ from ftproject.engine.decoding import DecodedRow, DecodingRequest
 from ftproject.engine.encoding import EncodedRow
 from ftproject.engine.models import is_out_of_memory
 
+logger = logging.getLogger(__name__)
+
 
 @dataclass(frozen=True)
 class ChatRequest:
-    """One chat to answer, by the base (`adapter` null) or an adapter."""
+    """One chat to answer, by the base (`adapter` null) or an adapter.
+
+    `on_answer` gets the answer as soon as there is one: beside a long one in the batch it need not wait for that.
+    """
 
     chat: Chat
     decoding: DecodingRequest
     adapter: Path | None = None
+    on_answer: Callable[[ChatAnswer], None] | None = None
 
 
 @dataclass(frozen=True)
@@ -43,22 +50,40 @@ Decode = Callable[[Sequence[EncodedRow], Sequence[DecodingRequest], Path | None]
 
 
 def answer_chats(requests: Sequence[ChatRequest], encode: Encode, decode: Decode) -> list[ChatAnswer]:
-    """One answer per request, in order. What is wrong with one request is its own `error`; nothing is raised for it."""
+    """One answer per request, in order. What is wrong with one request is its own `error`; nothing is raised for it.
+
+    A request's `on_answer` may have had its answer before.
+    """
     answers: dict[int, ChatAnswer] = {}
     rows: dict[int, EncodedRow] = {}
     for place, request in enumerate(requests):
         try:
             rows[place] = encode(request)
-        except EngineError as error:
+        except Exception as error:
+            if not isinstance(error, EngineError):
+                logger.exception("a chat could not be encoded")
             answers[place] = ChatAnswer(error=error)
+            if request.on_answer is not None:
+                request.on_answer(answers[place])
     for adapter in dict.fromkeys(requests[place].adapter for place in rows):
         together = [place for place in rows if requests[place].adapter == adapter]
         decoded = _decode_or_halve(
-            [rows[place] for place in together], [requests[place].decoding for place in together], adapter, decode
+            [rows[place] for place in together],
+            [telling(requests[place], rows[place]) for place in together],
+            adapter,
+            decode,
         )
         for place, row in zip(together, decoded, strict=True):
             answers[place] = _answer(rows[place], row)
     return [answers[place] for place in range(len(requests))]
+
+
+def telling(request: ChatRequest, row: EncodedRow) -> DecodingRequest:
+    """The request's decoding, which tells its answer when the row has ended."""
+    tell = request.on_answer
+    if tell is None:
+        return request.decoding
+    return replace(request.decoding, on_end=lambda decoded: tell(_answer(row, decoded)))
 
 
 def _decode_or_halve(

@@ -20,13 +20,15 @@ class DecodingRequest:
     """How one row of a batch is answered.
 
     `stop` texts end the answer and are not part of it. `on_text` gets the answer piece by piece as it comes; what it
-    raises ends this row alone. `is_cancelled` is asked at every token.
+    raises ends this row alone. `is_cancelled` is asked at every token. `on_end` gets the row as soon as it has ended,
+    which may be long before its batch has.
     """
 
     params: GenerationParams
     stop: tuple[str, ...] = ()
     on_text: Callable[[str], None] | None = None
     is_cancelled: Callable[[], bool] | None = None
+    on_end: Callable[[DecodedRow], None] | None = None
 
 
 @dataclass
@@ -106,6 +108,8 @@ class RowProgress:
             self.ended = True
         if self.ended:
             self._row.total_ms = self._elapsed()
+            if self.request.on_end is not None:
+                self.request.on_end(self.result())
 
     def _take(self, token: int) -> None:
         if self.request.is_cancelled is not None and self.request.is_cancelled():

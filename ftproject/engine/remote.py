@@ -24,6 +24,8 @@ from ftproject.engine.backends.base import EngineError
 from ftproject.engine.hyperparameters import GenerationParams
 
 CONNECT_SECONDS = 3.0
+# Less than the 5 s after which uvicorn, vLLM's too, closes an idle connection: a request that meets it would fail.
+KEPT_SECONDS = 2.0
 LIST_SECONDS = 10.0
 LOAD_SECONDS = 300.0
 MODELS_SECONDS = 30.0
@@ -80,7 +82,7 @@ class RemoteServer:
             base_url=base if base.endswith("/v1") else f"{base}/v1",
             headers={"Authorization": f"Bearer {settings.key}"} if settings.key else {},
             timeout=httpx.Timeout(settings.seconds, connect=CONNECT_SECONDS),
-            limits=httpx.Limits(max_connections=None),
+            limits=httpx.Limits(max_connections=None, keepalive_expiry=KEPT_SECONDS),
             follow_redirects=False,
             trust_env=False,
             transport=transport,

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import json
 import tempfile
+from collections import deque
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import Any
@@ -26,6 +27,7 @@ from ftproject.engine.server_model import ServedModel
 
 CLIENT_GONE = 499  # nginx's word for it
 REQUEST_SECONDS = 900.0  # the longest answer allowed (8192 tokens) from a slow CPU
+GIVEN_UP_KEPT = 256
 STATUSES = {
     "model_not_found": 404,
     "adapter_not_found": 404,
@@ -66,6 +68,7 @@ class ModelRoutes:
         self.image_root = image_root
         self.request_seconds = request_seconds
         self.asked: dict[str, AskedChat] = {}
+        self.given_up: deque[str] = deque(maxlen=GIVEN_UP_KEPT)
 
     async def health(self, _: Request) -> Response:
         """200 once the model answers, as vLLM's; 503 until then."""
@@ -115,9 +118,13 @@ class ModelRoutes:
         match await read_json(request):
             case {"request_id": str(request_id)} if request_id in self.asked:
                 self.asked[request_id].gone.set()
+            case {"request_id": str(request_id)}:
+                self.given_up.append(request_id)  # it comes by another connection, and may have been faster
         return JSONResponse({})
 
     def remember(self, request_id: str | None, asked: AskedChat, answer: asyncio.Task[ChatAnswer]) -> None:
+        if request_id in self.given_up:
+            asked.gone.set()
         if request_id:
             self.asked[request_id] = asked
             answer.add_done_callback(lambda _: self.asked.pop(request_id, None))

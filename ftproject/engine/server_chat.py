@@ -33,6 +33,8 @@ NEUTRAL: dict[str, object] = {
 }
 UNUSED = frozenset({"user", "metadata"})
 FIELDS = frozenset({"model", "messages", "stop", "stream", "stream_options", *PARAMETERS, *NEUTRAL, *UNUSED})
+# An answer that a client sends back as a turn has these, null where there is nothing.
+EMPTY_IN_ANSWERS = frozenset({"refusal", "annotations", "audio", "function_call", "tool_calls"})
 ROLES: dict[str, Role] = {"system": "system", "developer": "system", "user": "user", "assistant": "assistant"}
 MAX_IMAGES = 16
 MAX_MESSAGES = 256
@@ -173,7 +175,7 @@ def _unsupported(message: str, param: str = "messages") -> ChatError:
 
 
 def _read_message(message: object, param: str) -> ChatMessage:
-    if not isinstance(message, Mapping) or set(message) - {"role", "content", "name"}:
+    if not isinstance(message, Mapping) or _fields_of(message) - {"role", "content", "name"}:
         raise _unsupported(f"{param} must be an object with role and content", param)
     role = ROLES.get(message["role"]) if isinstance(message.get("role"), str) else None
     if role is None:
@@ -182,6 +184,10 @@ def _read_message(message: object, param: str) -> ChatMessage:
     if role != "user" and any(isinstance(part, ImageUrl) for part in parts):
         raise _unsupported(f"{param}: only a user's message can hold images", param)
     return ChatMessage(role, parts)
+
+
+def _fields_of(message: Mapping[str, Any]) -> set[str]:
+    return {name for name, value in message.items() if name not in EMPTY_IN_ANSWERS or value is not None}
 
 
 def _read_parts(content: object, param: str) -> Iterator[str | ImageUrl]:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from ftproject.engine.adapters import AdapterError
-from ftproject.engine.answering import ChatRequest, answer_chats
+from ftproject.engine.answering import ChatAnswer, ChatRequest, answer_chats
 from ftproject.engine.backends.base import RowError
 from ftproject.engine.chats import Chat, ChatTurn, chat_of_row
 from ftproject.engine.configs import GenerationParams
@@ -28,6 +29,8 @@ def encode(request: ChatRequest) -> EncodedRow:
     text = str(request.chat.turns[0].parts[0])
     if text == "unreadable":
         raise RowError("image_missing", "the image file does not exist")
+    if text == "half a surrogate":
+        raise TypeError("TextInputSequence must be str")
     return EncodedRow(index=0, input_ids=[ord(letter) for letter in text], labels=[], image_paths=())
 
 
@@ -51,7 +54,11 @@ class Device:
         for text, request in zip(texts, requests, strict=True):
             if request.on_text:
                 request.on_text(text[3:])
-        return [DecodedRow(text=text, ids=(1, 2), finish_reason="stop") for text in texts]
+        ended = [DecodedRow(text=text, ids=(1, 2), finish_reason="stop") for text in texts]
+        for request, row in zip(requests, ended, strict=True):
+            if request.on_end:
+                request.on_end(row)
+        return ended
 
 
 def test_answers_come_in_the_order_of_the_questions_whatever_their_adapters() -> None:
@@ -66,6 +73,20 @@ def test_a_chat_that_cannot_be_read_spoils_no_other() -> None:
     answers = answer_chats([ask("one"), ask("unreadable"), ask("two")], encode, Device(fits=9))
     assert [item.text for item in answers] == ["one", "", "two"]
     assert isinstance(answers[1].error, RowError)
+
+
+def test_an_unforeseen_failure_with_one_chat_spoils_no_other() -> None:
+    answers = answer_chats([ask("one"), ask("half a surrogate"), ask("two")], encode, Device(fits=9))
+    assert [item.text for item in answers] == ["one", "", "two"]
+    assert isinstance(answers[1].error, TypeError)
+
+
+def test_every_answer_is_told_once_it_is_known() -> None:
+    told: list[ChatAnswer] = []
+    asked = [replace(ask(text), on_answer=told.append) for text in ("one", "unreadable", "two")]
+    answers = answer_chats(asked, encode, Device(fits=9))
+    assert told == [answers[1], answers[0], answers[2]]
+    assert (told[1].text, told[1].prompt_tokens, told[1].completion_tokens) == ("one", 3, 2)
 
 
 def test_a_batch_that_does_not_fit_is_halved_until_it_does() -> None:

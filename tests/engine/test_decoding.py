@@ -102,6 +102,21 @@ def test_each_row_ends_at_its_own_length(resident: ResidentModel, rows: list[Res
     assert second.ids == decode(resident, [rows[1]], [DecodingRequest(GREEDY)])[0].ids
 
 
+def test_a_row_is_told_when_it_ends_and_not_with_the_longest_of_its_batch(
+    resident: ResidentModel, rows: list[ResolvedConversation]
+) -> None:
+    told: list[str] = []
+    short = GenerationParams(max_new_tokens=1, do_sample=False)
+    requests = [
+        DecodingRequest(GREEDY, on_end=lambda done: told.append(f"long {done.text}")),
+        DecodingRequest(short, on_end=lambda done: told.append(f"short {done.text} {done.finish_reason}")),
+        DecodingRequest(GREEDY, on_end=lambda done: told.append(str(done.error)), is_cancelled=lambda: bool(told)),
+    ]
+    long, brief, _ = decode(resident, rows, requests)
+    assert told[0] == f"short {brief.text} length"
+    assert sorted(told[1:]) == sorted(["", f"long {long.text}"])
+
+
 def test_the_pieces_of_a_stream_are_the_answer(resident: ResidentModel, rows: list[ResolvedConversation]) -> None:
     pieces: list[list[str]] = [[], [], []]
     requests = [DecodingRequest(sampled(seed), on_text=pieces[seed].append) for seed in range(3)]

@@ -1,5 +1,6 @@
 """The one model server of the web process: started once, given up for runs, replaced when it dies."""
 
+import inspect
 import os
 import signal
 import threading
@@ -13,6 +14,7 @@ from typing import Any
 
 import psutil
 import pytest
+import uvicorn
 from django.utils import timezone
 
 from ftproject.core.departure import ClientGoneError, Departure
@@ -21,6 +23,8 @@ from ftproject.core.jobs import Job
 from ftproject.core.lease import acquire_lease, lease_holder, release_lease, want_lease
 from ftproject.core.models import Event, GpuLease
 from ftproject.core.processes import birth_of
+from ftproject.engine import remote
+from inference_app import model_client
 from inference_app import model_server as module
 from inference_app.chat_format import openai_messages
 from inference_app.device import this_holder
@@ -241,6 +245,11 @@ def test_a_client_that_leaves_while_it_waits_for_the_device_waits_no_longer(
     assert time.monotonic() - started < 3
 
 
+def test_idle_connections_are_let_go_before_the_server_closes_them() -> None:
+    closes_after = inspect.signature(uvicorn.Config).parameters["timeout_keep_alive"].default
+    assert max(model_client.KEPT_SECONDS, remote.KEPT_SECONDS) < closes_after
+
+
 def test_a_stream_comes_piece_by_piece(server: ModelServer, spec: ServerSpec) -> None:
     with server.session(spec) as session:
         chunks = list(session.stream({"messages": openai_messages("stream", [])}))
@@ -384,6 +393,16 @@ def test_an_unused_server_leaves(server: ModelServer, stub: Stub, spec: ServerSp
     server.tend()
     assert is_gone(stub.pids[0])
     assert lease_holder() == ""
+
+
+def test_a_server_that_was_just_started_is_not_taken_for_unused(
+    server: ModelServer, stub: Stub, spec: ServerSpec
+) -> None:
+    server.used_at = -1_000_000.0
+    assert server.start_for(spec)
+    server.tend()
+    say(server, spec, "hello")
+    assert len(stub.pids) == 1
 
 
 def test_tending_beats_the_lease(server: ModelServer, spec: ServerSpec) -> None:

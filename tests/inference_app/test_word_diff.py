@@ -1,5 +1,6 @@
 """Two answers compared word by word."""
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -24,6 +25,14 @@ def test_words_and_punctuation_are_told_apart() -> None:
         ("equal", " round ball", " round ball"),
         ("insert", "", "!"),
     ]
+
+
+@pytest.mark.timeout(15)  # 37 s with difflib, which is cubic here
+def test_two_answers_in_a_loop_are_compared_as_fast_as_any() -> None:
+    base, finetuned = "a b " * (MOST_WORDS // 4), "a a b b " * (MOST_WORDS // 8)
+    parts = diff_words(base, finetuned)
+    assert parts is not None
+    assert "".join(part.finetuned for part in parts) == finetuned
 
 
 def test_texts_too_long_to_compare_have_no_diff() -> None:

@@ -12,6 +12,7 @@ import pytest
 from django.core.management import CommandError, call_command
 from PIL import Image
 
+from ftproject.system.management.commands import generate
 from inference_app.model_server import model_server
 from tests.inference_app.test_routes import make_adapter
 
@@ -34,6 +35,20 @@ def run(*arguments: str) -> str:
 def test_the_base_answers_and_nothing_is_left_running(alone: None) -> None:
     assert run("--prompt", "Say seven").startswith("base ")
     assert model_server.status()["loaded"] is False
+
+
+def test_the_lease_is_kept_while_it_answers_without_a_server(alone: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(generate, "TEND_SECONDS", 0.01)
+    model_server.beat_at = 0.0
+    run("--prompt", "Say seven")
+    assert model_server.beat_at > 0.0
+    assert "lease-keeper" not in {thread.name for thread in threading.enumerate()}
+
+
+@pytest.mark.parametrize("url", ["http://127.0.0.1:9", "http://[", "nowhere"])
+def test_a_server_that_does_not_answer_is_no_trace(db: None, url: str) -> None:
+    with pytest.raises(CommandError, match="does not answer"):
+        run("--prompt", "a", "--url", url)
 
 
 def test_an_adapter_answers_as_json(alone: None) -> None:

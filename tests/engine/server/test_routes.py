@@ -4,7 +4,7 @@ import asyncio
 import base64
 import json
 import threading
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +12,9 @@ import httpx
 import pytest
 from starlette.applications import Starlette
 
+from ftproject.engine.answering import ChatAnswer, ChatRequest
 from ftproject.engine.backends.base import EngineError
+from ftproject.engine.decoding import CancelledGenerationError
 from ftproject.engine.server_app import build_app
 from ftproject.engine.server_model import ChatModel, ModelSpec, ServedModel
 from tests.engine.server.conftest import Instant
@@ -317,6 +319,80 @@ async def test_an_answer_that_takes_too_long_is_ended_with_its_reason(model: Ins
     async with connect(serve(tmp_path, lambda spec: model, seconds=0.05)) as client:
         await until_healthy(client)
         assert refusal(await ask(client)) == (504, "generation_timeout")
+
+
+async def test_who_leaves_while_waiting_for_a_batch_waits_no_longer(client: httpx.AsyncClient, model: Instant) -> None:
+    model.may_answer.clear()
+    running = asyncio.create_task(ask(client, "first"))
+    await asyncio.to_thread(model.answering.wait, 5)
+    body = {"model": SPEC.name, "messages": [{"role": "user", "content": "second"}]}
+    asked = client.post("/v1/chat/completions", json=body, headers={"X-Request-ID": "r2"})
+    waiting = asyncio.create_task(asked)
+    await asyncio.sleep(0.05)
+    await client.post("/cancel", json={"request_id": "r2"})
+    assert (await asyncio.wait_for(waiting, 5)).status_code == 499
+    assert not running.done()
+    model.may_answer.set()
+    assert (await running).status_code == 200
+    assert model.batches == [1], "nothing was computed for who had left"
+
+
+async def test_a_cancellation_that_is_faster_than_its_request_counts(client: httpx.AsyncClient, model: Instant) -> None:
+    await client.post("/cancel", json={"request_id": "r1"})
+    body = {"model": SPEC.name, "messages": [{"role": "user", "content": "hello"}]}
+    assert (await client.post("/v1/chat/completions", json=body, headers={"X-Request-ID": "r1"})).status_code == 499
+    assert (await client.post("/v1/chat/completions", json=body, headers={"X-Request-ID": "r2"})).status_code == 200
+
+
+async def test_an_answer_can_be_sent_back_as_a_turn_as_the_openai_package_dumps_it(
+    client: httpx.AsyncClient, model: Instant
+) -> None:
+    given = await ask(client, "one")
+    answer = {**given.json()["choices"][0]["message"], "refusal": None, "audio": None, "tool_calls": None}
+    messages = [{"role": "user", "content": "one"}, answer, {"role": "user", "content": "two"}]
+    assert (await ask(client, messages=messages)).status_code == 200
+    assert [turn.role for turn in model.seen[-1].chat.turns] == ["user", "assistant", "user"]
+    answer["tool_calls"] = [{"id": "1"}]
+    assert refusal(await ask(client, messages=messages)) == (400, "unsupported_messages")
+
+
+async def test_an_answer_whose_time_is_over_before_its_batch_began_is_told_then(tmp_path: Path) -> None:
+    class Stuck(Instant):
+        def answer(self, requests: Sequence[ChatRequest]) -> list[ChatAnswer]:
+            self.answering.set()
+            self.may_answer.wait(20)
+            return [ChatAnswer("late", 3, 2, "stop") for _ in requests]
+
+    model = Stuck()
+    async with connect(serve(tmp_path, lambda spec: model, seconds=0.3)) as client:
+        await until_healthy(client)
+        running = asyncio.create_task(ask(client, "first"))
+        await asyncio.to_thread(model.answering.wait, 5)
+        assert refusal(await asyncio.wait_for(ask(client, "second"), 10)) == (504, "generation_timeout")
+        assert not running.done()
+        model.may_answer.set()
+        await running
+
+
+async def test_an_answer_that_has_ended_does_not_wait_for_the_longest_of_its_batch(tmp_path: Path) -> None:
+    class Uneven(Instant):
+        def answer(self, requests: Sequence[ChatRequest]) -> list[ChatAnswer]:
+            answers = [ChatAnswer(error=CancelledGenerationError()), ChatAnswer("short", 3, 2, "stop")]
+            for request, answer in zip(requests, answers, strict=False):
+                assert request.on_answer is not None
+                request.on_answer(answer)
+            self.may_answer.wait(10)
+            return [*answers, ChatAnswer("long", 3, 9, "stop")][: len(requests)]
+
+    model = Uneven()
+    async with connect(serve(tmp_path, lambda spec: model)) as client:
+        await until_healthy(client)
+        gone, short, long = [asyncio.create_task(ask(client, text)) for text in ("gone", "short", "long")]
+        assert (await asyncio.wait_for(short, 5)).json()["choices"][0]["message"]["content"] == "short"
+        assert (await asyncio.wait_for(gone, 5)).status_code == 499
+        assert not long.done()
+        model.may_answer.set()
+        assert (await long).json()["choices"][0]["message"]["content"] == "long"
 
 
 async def read_stream(client: httpx.AsyncClient, **fields: Any) -> list[Any]:

@@ -3,20 +3,27 @@
 import base64
 import json
 import mimetypes
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any, cast
 
+import httpx
 from django.core.management.base import BaseCommand, CommandError, CommandParser
+from django.db import connection
 from rich.console import Console
 from rich.panel import Panel
 from rich.text import Text
 
 from ftproject.core.errors import ProductError
 from ftproject.system.client import ApiClient, ApiError
+from ftproject.system.housekeeping import run_duty
 from ftproject.system.management.commands.demo import running_url
 
 STYLES = {"insert": "bold green", "replace": "bold yellow"}
 LONGEST_ANSWER_SECONDS = 1800
+TEND_SECONDS = 0.5
 
 
 class Command(BaseCommand):
@@ -46,6 +53,8 @@ class Command(BaseCommand):
             answer = ask(body, compare=options["compare"], url=options["url"] or running_url())
         except ApiError as exc:
             raise CommandError(str(exc)) from None
+        except (httpx.HTTPError, httpx.InvalidURL) as exc:
+            raise CommandError(f"The server does not answer ({type(exc).__name__}): {exc}") from None
         except ProductError as exc:
             raise CommandError(f"{exc.code}: {exc.detail} {exc.hint}".strip()) from None
         if options["output"] == "json":
@@ -102,11 +111,31 @@ def answer_here(body: dict[str, Any], *, compare: bool) -> dict[str, Any]:
     if not form.is_valid():
         raise CommandError("; ".join(f"{name}: {messages[0]}" for name, messages in form.errors.items()))
     try:
-        if compare:
-            return serializers.describe_comparison(services.compare_answers(**form.validated_data))
-        return serializers.describe_answer(services.generate_answer(**form.validated_data))
+        with lease_kept(model_server.tend):
+            if compare:
+                return serializers.describe_comparison(services.compare_answers(**form.validated_data))
+            return serializers.describe_answer(services.generate_answer(**form.validated_data))
     finally:
         model_server.close()
+
+
+@contextmanager
+def lease_kept(tend: Callable[[], None]) -> Iterator[None]:
+    """Does what the web process's housekeeper does: without its beats a run would take the GPU after 20 s."""
+    done = threading.Event()
+
+    def keep() -> None:
+        while not done.wait(TEND_SECONDS):
+            run_duty("model server", tend)
+        connection.close()
+
+    keeper = threading.Thread(target=keep, name="lease-keeper", daemon=True)
+    keeper.start()
+    try:
+        yield
+    finally:
+        done.set()
+        keeper.join()
 
 
 def show(answer: dict[str, Any], console: Console) -> None:
