@@ -1,10 +1,13 @@
 """Shared fixtures: a data directory for one test, and no way out to the network."""
 
 import socket
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import psycopg
 import pytest
+from django.db import OperationalError
 from hypothesis import settings as hypothesis_settings
 
 # The first example pays for its imports (scikit-learn: 2 s on a busy machine); pytest's timeout ends what hangs.
@@ -36,3 +39,26 @@ def data_dir(tmp_path: Path, settings: Any) -> Path:
     """A data directory for one test."""
     settings.DATA_DIR = tmp_path
     return tmp_path
+
+
+@pytest.fixture
+def broken_commits(monkeypatch: pytest.MonkeyPatch) -> list[object]:
+    """Each persistent write is done, reported as failed (the connection broke while it committed), and tried again."""
+    from ftproject.core import persistence
+
+    done: list[object] = []
+    real = persistence.whole
+    failed: set[Any] = set()
+
+    def whole(work: Callable[[], object]) -> object:
+        result = real(work)
+        if work in failed:
+            return result
+        failed.add(work)
+        done.append(result)
+        error = OperationalError("server closed the connection unexpectedly")
+        raise error from psycopg.OperationalError()
+
+    monkeypatch.setattr(persistence, "whole", whole)
+    monkeypatch.setattr(persistence, "PAUSE_SECONDS", 0)
+    return done

@@ -98,3 +98,14 @@ def test_a_locked_database_costs_no_sample(run: EvaluationRun, monkeypatch: pyte
     add(ProgressReporter(run), 3)
     run.refresh_from_db()
     assert (run.current, run.samples.count(), published()) == (3, 3, [3])
+
+
+def test_rows_whose_commit_was_reported_as_failed_are_stored_once(
+    run: EvaluationRun, broken_commits: list[object]
+) -> None:
+    reporter = ProgressReporter(run, clock=Clock())
+    add(reporter, 3)
+    add(reporter, 2)
+    run.refresh_from_db()
+    assert len(broken_commits) >= 2
+    assert (run.current, run.samples.count()) == (5, 5)

@@ -164,6 +164,23 @@ def test_a_merge_whose_row_was_ended_elsewhere_takes_its_model_away(
     assert leftovers() == []
 
 
+def test_a_merge_whose_last_commit_was_reported_as_failed_keeps_its_model(
+    api: Api, adapter: Adapter, broken_commits: list[object], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from ftproject.engine.merge_check import MergeCheck
+    from ftproject.engine.merging import MergeResult
+
+    def quick(folder: Path, base: str, target: Path, **_: Any) -> MergeResult:
+        target.mkdir()
+        return MergeResult(target, 1, 1, 1, "", MergeCheck(0.0, 1.0, 1.0, True, 0.0), [], 0.1)
+
+    monkeypatch.setattr("training_app.merge_runner.merge_adapter", quick)
+    start(api, adapter)
+    work_queue()
+    assert (only_merge().status, only_merge().error) == ("completed", None)
+    assert leftovers() == [only_merge().model_name]
+
+
 def test_a_disk_that_fills_up_while_merging_is_named(
     api: Api, adapter: Adapter, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -317,3 +317,14 @@ def test_a_database_that_stays_locked_keeps_the_folder_for_rescue(
         execute_training(run, lambda: False)
     assert not Adapter.objects.exists()
     assert len(list(adapters_dir().iterdir())) == 1
+
+
+def test_an_adapter_whose_commit_was_reported_as_failed_is_registered_once(
+    api: Api, dataset: Dataset, broken_commits: list[object]
+) -> None:
+    run = claimed(queued(api, sft_config={"max_steps": 3}))
+    execute_training(run, lambda: False)
+    run.refresh_from_db()
+    assert (run.status, run.error) == ("completed", None)
+    assert Adapter.objects.get().path.is_dir()
+    assert list(run.logged.values_list("step", flat=True)) == [1, 2, 3]

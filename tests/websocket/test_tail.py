@@ -200,6 +200,22 @@ async def test_the_tail_survives_a_database_that_fails_once(monkeypatch: pytest.
     await socket.disconnect()
 
 
+async def test_a_replay_survives_a_database_that_fails_in_the_middle(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tail_module, "REPLAY_PAGE", 3)
+    real, calls = tail_module.stored_between, iter(range(100))
+
+    def flaky(*arguments: Any) -> Any:
+        if next(calls) == 1:
+            raise OSError("gone for a moment")
+        return real(*arguments)
+
+    monkeypatch.setattr(tail_module, "stored_between", flaky)
+    await sync_to_async(publish_many)(0, 9)
+    socket = await connected("?since=0")
+    assert [frame["data"]["step"] for frame in await receive(socket, 9)] == list(range(9))
+    await socket.disconnect()
+
+
 def test_a_backlog_keeps_only_the_newest_progress_of_a_run_and_everything_else() -> None:
     subscription = Subscription(frozenset())
     subscription.offer(message(1, "training_status"))
