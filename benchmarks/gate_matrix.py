@@ -3,6 +3,7 @@
 import time
 from collections import Counter
 from collections.abc import Iterable, Iterator
+from itertools import islice
 from typing import Any
 
 from django.core.management import call_command
@@ -10,7 +11,9 @@ from django.db import transaction
 
 from benchmarks.instance import print_table
 
-SAMPLE = 300
+SAMPLE = 100
+# 1.6 million combinations an address; 5 has no factor in common with the 11 kinds of keys, so that all of them come.
+STEP = 5
 
 
 def main() -> None:
@@ -22,15 +25,17 @@ def main() -> None:
         probe = Probe()
         every = routes()
         parts: dict[str, Iterable[Any]] = {
-            "GET /api/system/health, every combination": every_header("GET", "/api/system/health"),
-            "POST /api/training/start, every combination": every_header("POST", "/api/training/start"),
+            f"{method} {path}, each {STEP}th combination": islice(every_header(method, path), 0, None, STEP)
+            for method, path in (("GET", "/api/system/health"), ("POST", "/api/training/start"))
+        }
+        parts |= {
             f"{len(every)} addresses x {len(METHODS)} methods x {SAMPLE}": (
                 case
                 for route in every
                 for method in METHODS
                 for case in some_headers(SAMPLE, method, route.path, mapped=method in route.methods)
             ),
-            "/ws, a sample": some_headers(100_000, "GET", "/ws", kind="websocket"),
+            "/ws, a sample": some_headers(20_000, "GET", "/ws", kind="websocket"),
         }
         print_table("The gate against its oracle", [row_of(name, cases, probe) for name, cases in parts.items()])
         transaction.set_rollback(True)

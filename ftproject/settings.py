@@ -24,6 +24,8 @@ ALLOWED_HOSTS = ["*"]
 # Names under which the admin may be reached beside localhost and addresses; behind TLS its forms come from there.
 ADMIN_HOSTS = frozenset(name.lower() for name in env_list("ADMIN_HOSTS"))
 CSRF_TRUSTED_ORIGINS = [f"https://{name}" for name in sorted(ADMIN_HOSTS)]
+# What our own commands send to a server elsewhere (`generate --url`, `demo --url`).
+API_KEY = env_text("API_KEY")
 
 INSTALLED_APPS = [
     "django.contrib.admin",

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+from django.conf import settings
 
 POLL_SECONDS = 0.5
 TERMINAL = {"completed", "error"}
@@ -17,7 +18,8 @@ class ApiError(RuntimeError):
 
 class ApiClient:
     def __init__(self, base_url: str) -> None:
-        self.http = httpx.Client(base_url=base_url, timeout=120, trust_env=False)
+        headers = {"Authorization": f"Bearer {settings.API_KEY}"} if settings.API_KEY else {}
+        self.http = httpx.Client(base_url=base_url, headers=headers, timeout=120, trust_env=False)
 
     def get(self, path: str, **params: Any) -> dict[str, Any]:
         return checked(self.http.get(path, params=params))

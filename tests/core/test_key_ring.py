@@ -1,9 +1,11 @@
 """Keys as the gate asks for them: in threads, with wrong ones counted, and a database that does not answer."""
 
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from django.db import OperationalError
+from asgiref.sync import sync_to_async
+from django.db import OperationalError, connections
 
 from ftproject.core import key_ring
 from ftproject.core.api_keys import create_api_key, revoke_api_key
@@ -65,31 +67,37 @@ def test_the_table_of_peers_does_not_grow_for_ever(throttle: WrongKeyThrottle) -
     assert len(throttle.wrong) == REMEMBERED_PEERS
 
 
-@pytest.mark.django_db(transaction=True)
-async def test_the_ring_knows_a_key_notes_its_use_and_forgets_it_when_it_is_revoked() -> None:
-    from asgiref.sync import sync_to_async
-
-    row, key = await sync_to_async(create_api_key)(name="a", scope=KeyScope.RUN)
+@pytest.fixture
+def ring() -> Iterator[KeyRing]:
+    """A ring whose threads leave no connection behind."""
     ring = KeyRing()
+    yield ring
+    for threads in (ring.judges, ring.notes):
+        threads.submit(connections.close_all).result()
+        threads.shutdown(wait=True)
+
+
+@pytest.mark.django_db(transaction=True)
+async def test_the_ring_knows_a_key_notes_its_use_and_forgets_it_when_it_is_revoked(ring: KeyRing) -> None:
+    row, key = await sync_to_async(create_api_key)(name="a", scope=KeyScope.RUN)
     assert await ring.judge(key, "203.0.113.9") == row
-    ring.notes.shutdown(wait=True)
+    ring.notes.submit(lambda: None).result()
     assert (await ApiKey.objects.aget()).last_used_at is not None
     await sync_to_async(revoke_api_key)(prefix=row.prefix)
     with pytest.raises(UnauthorizedError):
         await ring.judge(key, "203.0.113.9")
-    ring.judges.shutdown(wait=True)
 
 
 @pytest.mark.django_db(transaction=True)
-async def test_after_too_many_wrong_keys_the_database_is_not_asked() -> None:
-    ring = KeyRing()
+async def test_after_too_many_wrong_keys_not_even_a_right_one_is_looked_at(ring: KeyRing) -> None:
+    _, key = await sync_to_async(create_api_key)(name="a", scope=KeyScope.RUN)
     for _ in range(WRONG_KEYS):
         with pytest.raises(UnauthorizedError):
             await ring.judge("qwen3vl_wrong", "203.0.113.9")
-    ring.judges.shutdown(wait=True)  # whoever asked now would fail
     with pytest.raises(BusyError) as refusal:
-        await ring.judge("qwen3vl_wrong", "203.0.113.9")
+        await ring.judge(key, "203.0.113.9")
     assert (refusal.value.code, refusal.value.headers) == ("too_many_wrong_keys", {"Retry-After": "60"})
+    assert (await ring.judge(key, "203.0.113.10")).name == "a"
 
 
 def test_a_database_that_does_not_answer_is_503_and_no_wrong_key(monkeypatch: pytest.MonkeyPatch) -> None:

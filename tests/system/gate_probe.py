@@ -31,7 +31,8 @@ class RememberedKeys:
     async def judge(self, key: str, peer: str) -> ApiKey:
         verdict = self.verdicts[key]
         if isinstance(verdict, UnauthorizedError):
-            raise verdict
+            # The same exception again and again would keep every frame that it ever went through.
+            raise verdict.with_traceback(None)
         return verdict
 
 

@@ -3,12 +3,13 @@
 from pathlib import Path
 from typing import Any
 
-from django.core.management.base import BaseCommand, CommandParser
+from django.core.management.base import CommandParser
 
+from ftproject.core.commands import AuditedCommand
 from ftproject.system.backup import make_backup
 
 
-class Command(BaseCommand):
+class Command(AuditedCommand):
     help = "Copies the data directory into a folder that is not there yet; `restore` puts it back. The server may run."
 
     def add_arguments(self, parser: CommandParser) -> None:

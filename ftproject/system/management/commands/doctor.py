@@ -5,23 +5,27 @@ import sys
 from typing import Any
 
 from django.conf import settings
-from django.core.management.base import BaseCommand, CommandParser
+from django.core.management.base import CommandParser
 from rich.console import Console
 from rich.text import Text
 
+from ftproject.core.commands import AuditedCommand
 from ftproject.system.doctor.examination import examine, fix
 from ftproject.system.doctor.findings import Finding
 
 STYLES = {"error": "red", "warning": "yellow", "info": "cyan"}
 
 
-class Command(BaseCommand):
+class Command(AuditedCommand):
     help = "Examines the data directory and the machine, and says for each finding what to do. Safe beside a server."
     requires_system_checks: tuple[str, ...] = ()  # a data directory that is not writable is a finding, not an abort
 
     def add_arguments(self, parser: CommandParser) -> None:
         parser.add_argument("--fix", action="store_true", help="do what is safe: nothing that was saved is lost")
         parser.add_argument("--json", action="store_true", help="for programs: {data_dir, ok, findings, fixed}")
+
+    def changes_something(self, options: dict[str, Any]) -> bool:
+        return bool(options["fix"])
 
     def handle(self, *args: Any, **options: Any) -> None:
         findings = list(examine())

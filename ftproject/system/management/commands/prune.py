@@ -3,12 +3,13 @@
 import json
 from typing import Any
 
-from django.core.management.base import BaseCommand, CommandParser
+from django.core.management.base import CommandParser
 
+from ftproject.core.commands import AuditedCommand
 from ftproject.system.pruning import CATEGORIES, Prunable, prunable, prune
 
 
-class Command(BaseCommand):
+class Command(AuditedCommand):
     help = "Shows what may be removed: nothing that a listed adapter, a waiting run or a dataset needs. --yes does it."
 
     def add_arguments(self, parser: CommandParser) -> None:
@@ -18,6 +19,9 @@ class Command(BaseCommand):
         doing.add_argument("--yes", action="store_true", help="remove it")
         doing.add_argument("--dry-run", action="store_true", help="only show it, as without any option")
         parser.add_argument("--json", action="store_true", help="for programs")
+
+    def changes_something(self, options: dict[str, Any]) -> bool:
+        return bool(options["yes"])
 
     def handle(self, *args: Any, **options: Any) -> None:
         items = prunable(options["categories"] or list(CATEGORIES), days=options["days"])

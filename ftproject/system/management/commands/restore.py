@@ -4,12 +4,13 @@ from pathlib import Path
 from typing import Any
 
 from django.conf import settings
-from django.core.management.base import BaseCommand, CommandParser
+from django.core.management.base import CommandParser
 
+from ftproject.core.commands import AuditedCommand
 from ftproject.system.restoring import restore_backup
 
 
-class Command(BaseCommand):
+class Command(AuditedCommand):
     help = "Puts a backup into the (empty) data directory. Runs that were running are ended; those that waited wait."
 
     def add_arguments(self, parser: CommandParser) -> None:
