@@ -1,7 +1,8 @@
 """A small HTTP client of our own API for the demo: what a user does with curl, with waiting and clear failures."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ TERMINAL = {"completed", "error"}
 
 
 class ApiError(RuntimeError):
-    """An answer that is not 2xx; its text is the problem's detail and hint."""
+    """An answer that is not 2xx, its text the problem's detail and hint; or, where `silence_told`, none at all."""
 
 
 class ApiClient:
@@ -52,6 +53,15 @@ class ApiClient:
         if run["status"] == "error":
             raise ApiError(f"{path} failed: {run['error']}")
         return run
+
+
+@contextmanager
+def silence_told() -> Iterator[None]:
+    """For a command's one request: a server that is not there is an ApiError as well."""
+    try:
+        yield
+    except (httpx.HTTPError, httpx.InvalidURL) as error:
+        raise ApiError(f"The server does not answer ({type(error).__name__}): {error}") from None
 
 
 def checked(response: httpx.Response) -> dict[str, Any]:

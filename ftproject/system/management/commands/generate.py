@@ -9,7 +9,6 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any, cast
 
-import httpx
 from django.core.management.base import BaseCommand, CommandError, CommandParser
 from django.db import connection
 from rich.console import Console
@@ -17,7 +16,7 @@ from rich.panel import Panel
 from rich.text import Text
 
 from ftproject.core.errors import ProductError
-from ftproject.system.client import ApiClient, ApiError
+from ftproject.system.client import ApiClient, ApiError, silence_told
 from ftproject.system.housekeeping import run_duty
 from ftproject.system.management.commands.demo import running_url
 
@@ -53,8 +52,6 @@ class Command(BaseCommand):
             answer = ask(body, compare=options["compare"], url=options["url"] or running_url())
         except ApiError as exc:
             raise CommandError(str(exc)) from None
-        except (httpx.HTTPError, httpx.InvalidURL) as exc:
-            raise CommandError(f"The server does not answer ({type(exc).__name__}): {exc}") from None
         except ProductError as exc:
             raise CommandError(f"{exc.code}: {exc.detail} {exc.hint}".strip()) from None
         if options["output"] == "json":
@@ -97,9 +94,10 @@ def ask(body: dict[str, Any], *, compare: bool, url: str | None) -> dict[str, An
     """Asks the server, which has the model loaded; without one the same services answer in this process."""
     action = "compare" if compare else "generate"
     if url:
-        client = ApiClient(url)
-        client.http.timeout = LONGEST_ANSWER_SECONDS
-        return client.post(f"/api/inference/{action}", body)
+        with silence_told():
+            client = ApiClient(url)
+            client.http.timeout = LONGEST_ANSWER_SECONDS
+            return client.post(f"/api/inference/{action}", body)
     return answer_here(body, compare=compare)
 
 
