@@ -66,6 +66,9 @@ def resumability(run: TrainingRun) -> Resumability:
         return Resumability("It is complete: nothing is left to do.", "not_resumable")
     if other := living_continuation(run):
         return Resumability(f"Run {other.pk} continues it.", "already_resumed", continued_by=other.pk)
+    if other := continuation_beside(run):
+        reason = f"Run {other.pk} continues what it went on from."
+        return Resumability(reason, "already_resumed", continued_by=other.pk)
     checkpoint = newest_checkpoint(run)
     if checkpoint is None:
         return Resumability(why_no_checkpoint(run), "not_resumable")
@@ -78,13 +81,23 @@ def was_stopped(run: TrainingRun) -> bool:
     return run.stopped_early and run.metrics.get("ended_by") != "patience"
 
 
-def living_continuation(run: TrainingRun) -> TrainingRun | None:
-    """A run that goes on from this one, directly or not, and has not failed."""
+def living_continuation(run: TrainingRun, *, besides: TrainingRun | None = None) -> TrainingRun | None:
+    """A run that goes on from this one, directly or not, and has not failed; `besides` and what follows it left out."""
     for other in run.continuations.all():
+        if other == besides:
+            continue
         if other.status != other.Status.ERROR:
             return other
         if further := living_continuation(other):
             return further
+    return None
+
+
+def continuation_beside(run: TrainingRun) -> TrainingRun | None:
+    """A run that took the place of this failed continuation: once it ends it frees the checkpoints of both."""
+    for below in lineage(run):
+        if below.resumed_from and (other := living_continuation(below.resumed_from, besides=below)):
+            return other
     return None
 
 

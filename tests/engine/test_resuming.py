@@ -207,6 +207,9 @@ def impatient(tmp_path_factory: pytest.TempPathFactory, digit_rows: list[Resolve
 
 
 def test_early_stopping_says_which_step_it_kept_and_keeps_it(impatient: StraightRun) -> None:
+    import torch
+    from safetensors.torch import load_file
+
     losses = {item.step: item.eval_loss for item in impatient.recorder.progress if item.eval_loss is not None}
     best = min(losses, key=lambda step: losses[step] or 0.0)
     result = impatient.result
@@ -216,6 +219,13 @@ def test_early_stopping_says_which_step_it_kept_and_keeps_it(impatient: Straight
     assert any(f"step {best}" in warning for warning in result.warnings)
     provenance = json.loads((result.adapter_path / "provenance.json").read_text())
     assert (provenance["best_step"], provenance["ended_by"]) == (best, "patience")
+    saved, at_best, at_last = (
+        load_file(str(folder / "adapter_model.safetensors"))
+        for folder in (result.adapter_path, impatient.checkpoint(best), impatient.checkpoint(result.steps))
+    )
+    assert saved.keys() == at_best.keys()
+    assert all(torch.equal(saved[name], at_best[name]) for name in saved)
+    assert not all(torch.equal(saved[name], at_last[name]) for name in saved)
 
 
 def test_patience_and_the_best_adapter_survive_a_resume(impatient: StraightRun, tmp_path: Path) -> None:

@@ -341,6 +341,18 @@ def test_a_run_is_not_continued_beside_the_continuation_of_its_continuation(
     assert refused(resume_run(api, dead), 409, "already_resumed")["continued_by"] == third.pk
 
 
+def test_a_failed_continuation_is_not_resumed_beside_the_one_that_took_its_place(api: Api, dead: TrainingRun) -> None:
+    second = resumed(api, dead)
+    stop_training(run=second)
+    third = resumed(api, dead)
+    assert refused(resume_run(api, second), 409, "already_resumed")["continued_by"] == third.pk
+    assert facts(api, second)["can_resume"] is False
+    stop_training(run=third)
+    assert facts(api, second)["can_resume"] is True
+    fourth = resumed(api, second)
+    assert refused(resume_run(api, third), 409, "already_resumed")["continued_by"] == fourth.pk
+
+
 def test_a_model_that_is_gone_is_named(api: Api, dataset: Dataset, monkeypatch: pytest.MonkeyPatch) -> None:
     shutil.copytree(TINY_MODEL_PATH, models_dir() / "mine")
     with monkeypatch.context() as patch:
