@@ -17,6 +17,8 @@ BENCHMARKS = [
     "adapter_switching",
     "training",
     "kills",
+    "full_disk",
+    "contention",
     "evaluation",
     "evaluation_memory",
     "evaluation_kills",
