@@ -146,13 +146,17 @@ def _model_warnings(config: TrainingConfig, load_in_4bit: bool | None, device: D
         warnings.append("load_in_4bit without a CUDA device is slower than full precision and costs accuracy")
     if load_in_4bit and config.model.load_in_4bit is False:
         warnings.append("load_in_4bit false has no effect: the weights of this model are stored in 4 bit")
-    sft = config.sft
-    if not sft.use_epochs and sft.lr_scheduler_type != "constant" and sft.warmup_steps >= sft.max_steps:
-        warnings.append(
-            f"warmup_steps {sft.warmup_steps} is not below max_steps {sft.max_steps}: "
-            "the learning rate never reaches its peak"
-        )
+    if not config.sft.use_epochs:  # else the steps are known when the rows are
+        warnings += warm_up_warnings(config.sft, config.sft.max_steps)
     return warnings
+
+
+def warm_up_warnings(sft: SftSettings, steps: int) -> list[str]:
+    """A sentence where a run of so many steps ends before its learning rate has risen."""
+    if sft.lr_scheduler_type == "constant" or sft.warmup_steps < steps:
+        return []
+    name = "the steps of this run," if sft.use_epochs else "max_steps"
+    return [f"warmup_steps {sft.warmup_steps} is not below {name} {steps}: the learning rate never reaches its peak"]
 
 
 def _unused_settings(config: TrainingConfig) -> Iterator[str]:

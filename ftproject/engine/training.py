@@ -24,6 +24,7 @@ from ftproject.engine.checkpoints import (
     latest_checkpoint,
 )
 from ftproject.engine.configs import DeviceFacts, EffectiveConfig, to_dict
+from ftproject.engine.device_rules import warm_up_warnings
 from ftproject.engine.gpu import device_facts
 from ftproject.engine.heldout_answers import HeldoutAnswers, cut_answers, spread
 from ftproject.engine.lean_imports import import_training_libraries
@@ -35,7 +36,7 @@ from ftproject.engine.trainable_rows import (
     skipped_words,
     usable_rows,
 )
-from ftproject.engine.trainer import build_trainer, trainer_arguments, with_save_steps
+from ftproject.engine.trainer import build_trainer, planned_steps, trainer_arguments, with_save_steps
 from ftproject.engine.training_outcome import heldout_metrics, peak_memory_mb, save, tokens_per_second
 from ftproject.engine.training_run import Run, TrainableModel
 
@@ -95,6 +96,10 @@ def encode_rows(run: Run, processor: Any) -> None:
     require_rows(run.rows)
     run.heldout = usable_rows(run.job.heldout, processor, limit, on_rows=run.leave_if_stopped)
     run.config = with_save_steps(run.config, len(run.rows.encoded))
+    sft = run.config.sft
+    if sft.use_epochs:
+        for warning in warm_up_warnings(sft, planned_steps(sft, len(run.rows.encoded))):
+            run.warn(warning)
     if run.skipped:
         run.warn(skipped_words(run.skipped))
     if run.config.options.holdout_fraction and not run.heldout.encoded:

@@ -87,6 +87,13 @@ def test_a_warm_up_longer_than_the_training_is_warned_about(tmp_path: Path) -> N
     assert "never reaches its peak" in effective.warnings[0]
 
 
+@pytest.mark.parametrize(("scheduler", "warmup", "said"), [("linear", 5, 1), ("linear", 4, 0), ("constant", 5, 0)])
+def test_with_epochs_a_warm_up_is_compared_with_the_steps_of_the_run(scheduler: str, warmup: int, said: int) -> None:
+    body = {"use_epochs": True, "lr_scheduler_type": scheduler, "warmup_steps": warmup}
+    sft = parse_training_config({"sft_config": body}).sft
+    assert len(device_rules.warm_up_warnings(sft, 5)) == said
+
+
 @pytest.mark.parametrize(
     ("body", "words"),
     [

@@ -5,6 +5,7 @@ import math
 import os
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -253,9 +254,10 @@ def test_an_existing_adapter_is_never_overwritten(tmp_path: Path, digit_rows: li
 
 
 def test_epochs_decide_the_steps_when_asked_for(tmp_path: Path, digit_rows: list[ResolvedConversation]) -> None:
-    job = training_job(tmp_path, digit_rows[:16], max_steps=99, use_epochs=True, num_train_epochs=1.5)
-    result = train(job, Recorder(), device=CPU)
+    settings: dict[str, Any] = {"max_steps": 99, "use_epochs": True, "num_train_epochs": 1.5, "warmup_steps": 3}
+    result = train(training_job(tmp_path, digit_rows[:16], **settings), Recorder(), device=CPU)
     assert result.total_steps == 3
+    assert any("warmup_steps 3 is not below the steps of this run, 3" in warning for warning in result.warnings)
 
 
 def test_checkpoints_come_at_save_steps_and_only_the_newest_are_kept(
