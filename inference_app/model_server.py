@@ -20,7 +20,7 @@ from inference_app.device import gpu_busy, run_is_leaving, take_device
 from inference_app.model_client import CLIENT_GONE, ServerDiedError, ServerRefusedError
 from inference_app.server_process import Command, ServerProcess, ServerSpec, server_command, spawner
 from inference_app.session import ServedAdapter, Session, publish_status
-from inference_app.turnstile import Turnstile
+from inference_app.turnstile import GivenUp, Turnstile, never
 
 logger = logging.getLogger(__name__)
 
@@ -100,31 +100,37 @@ class ModelServer:
     def enter(self, spec: ServerSpec, wait_seconds: float, departure: Departure | None = None) -> ServerProcess:
         """Comes in beside the others with a server for `spec` running; nothing is held while waiting for the device."""
         began = time.monotonic()
+
+        def gone() -> bool:
+            return departure is not None and departure.happened
+
         while True:
-            if not self.turnstile.enter(TURN_SECONDS):
-                raise too_many_requests()
+            if not self.turnstile.enter(TURN_SECONDS, gone):
+                raise ClientGoneError if gone() else too_many_requests()
             child = self.child
             if child is not None and self.serves(child, spec):
                 return child
             self.turnstile.leave()
-            if self.start_for(spec):
+            if self.start_for(spec, gone):
                 continue
             # A run that has ended holds the device until its process is gone; to the user it is over already.
             patience = max(wait_seconds, GONE_SECONDS) if run_is_leaving() else wait_seconds
             if time.monotonic() - began >= patience:
                 raise gpu_busy()
-            if departure is not None and departure.happened:
+            if gone():
                 raise ClientGoneError
             time.sleep(POLL_SECONDS)
 
     def serves(self, child: ServerProcess, spec: ServerSpec) -> bool:
         return child.spec == spec and child.is_alive and not child.failed and not self.wanted
 
-    def start_for(self, spec: ServerSpec) -> bool:
+    def start_for(self, spec: ServerSpec, gone: GivenUp = never) -> bool:
         """Alone: makes way for a run that waits, or starts a server for `spec`; False while the device is not ours."""
-        if not self.turnstile.take(TURN_SECONDS):
-            raise too_many_requests()
+        if not self.turnstile.take(TURN_SECONDS, gone):
+            raise ClientGoneError if gone() else too_many_requests()
         try:
+            if gone():  # nobody's request must not take another's model from the device
+                raise ClientGoneError
             self.leave_if_wanted()
             return self.running_child(spec) is not None
         finally:

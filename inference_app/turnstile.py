@@ -3,7 +3,15 @@
 import threading
 import time
 from collections import deque
+from collections.abc import Callable
 from dataclasses import dataclass
+
+GivenUp = Callable[[], bool]
+LOOK_SECONDS = 0.25  # between two looks whether who waits still wants to come in
+
+
+def never() -> bool:
+    return False
 
 
 @dataclass(eq=False)
@@ -23,9 +31,9 @@ class Turnstile:
         self._users = 0
         self._taken = False
 
-    def enter(self, timeout: float) -> bool:
-        """Comes in as one user of many; False when it took longer than `timeout` seconds."""
-        return self._wait(Ticket(shared=True), timeout, first=False)
+    def enter(self, timeout: float, given_up: GivenUp = never) -> bool:
+        """Comes in as one user of many; False when it took longer than `timeout` seconds, or once `given_up`."""
+        return self._wait(Ticket(shared=True), timeout, first=False, given_up=given_up)
 
     def leave(self) -> int:
         """A user goes; returns how many are left."""
@@ -34,16 +42,16 @@ class Turnstile:
             self._changed.notify_all()
             return self._users
 
-    def take(self, timeout: float, *, first: bool = False) -> bool:
-        """Waits until nobody else is in, at most `timeout` seconds; `first` goes before all that wait."""
-        return self._wait(Ticket(shared=False), timeout, first=first)
+    def take(self, timeout: float, given_up: GivenUp = never, *, first: bool = False) -> bool:
+        """Waits until nobody else is in, as long as `enter` does; `first` goes before all that wait."""
+        return self._wait(Ticket(shared=False), timeout, first=first, given_up=given_up)
 
     def give(self) -> None:
         with self._changed:
             self._taken = False
             self._changed.notify_all()
 
-    def _wait(self, ticket: Ticket, timeout: float, *, first: bool) -> bool:
+    def _wait(self, ticket: Ticket, timeout: float, *, first: bool, given_up: GivenUp) -> bool:
         until = time.monotonic() + timeout
         with self._changed:
             if first:
@@ -52,12 +60,11 @@ class Turnstile:
                 self._line.append(ticket)
             while not self._may_enter(ticket):
                 left = until - time.monotonic()
-                if left <= 0 or not self._changed.wait(left):
-                    if self._may_enter(ticket):
-                        break
+                if left <= 0 or given_up():
                     self._line.remove(ticket)
                     self._changed.notify_all()
                     return False
+                self._changed.wait(min(left, LOOK_SECONDS))
             self._line.popleft()
             self._users += ticket.shared
             self._taken = not ticket.shared

@@ -245,6 +245,25 @@ def test_a_client_that_leaves_while_it_waits_for_the_device_waits_no_longer(
     assert time.monotonic() - started < 3
 
 
+def test_a_client_that_leaves_while_others_are_answered_takes_no_model_from_them(
+    server: ModelServer, stub: Stub, spec: ServerSpec
+) -> None:
+    say(server, spec, "a")
+    departure = Departure()
+    with ThreadPoolExecutor(2) as threads:
+        flying = threads.submit(in_thread_of_its_own, lambda: say(server, spec, "sleep 3"))
+        wait_until(lambda: len(stub.heard) == 2)  # "a" and the one in flight
+        other = partial(say, server, replace(spec, model_name="other"), "b", departure=departure)
+        waiting = threads.submit(in_thread_of_its_own, other)
+        wait_until(lambda: len(server.turnstile) == 1)
+        departure.happen()
+        with pytest.raises(ClientGoneError):
+            waiting.result(10)
+        assert not flying.done()
+        flying.result(10)
+    assert heard(say(server, spec, "c"))["pid"] == stub.pids[0]
+
+
 def test_idle_connections_are_let_go_before_the_server_closes_them() -> None:
     closes_after = inspect.signature(uvicorn.Config).parameters["timeout_keep_alive"].default
     assert max(model_client.KEPT_SECONDS, remote.KEPT_SECONDS) < closes_after

@@ -51,6 +51,19 @@ def test_waiting_ends_at_its_time_and_leaves_the_line() -> None:
     assert turnstile.take(0)
 
 
+def test_who_does_not_want_to_come_in_any_more_leaves_the_line() -> None:
+    turnstile, gone = Turnstile(), threading.Event()
+    assert turnstile.take(0)
+    told: list[bool] = []
+    waiting = threading.Thread(target=lambda: told.append(turnstile.enter(30, gone.is_set)))
+    waiting.start()
+    gone.set()
+    waiting.join(10)
+    assert (told, len(turnstile)) == ([False], 0)
+    turnstile.give()
+    assert not turnstile.held
+
+
 def test_one_who_gives_up_does_not_block_those_behind() -> None:
     turnstile, order = Turnstile(), list[str]()
     assert turnstile.take(0)
