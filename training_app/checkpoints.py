@@ -8,6 +8,7 @@ from pathlib import Path
 
 from ftproject.core.storage import run_path, runs_dir
 from ftproject.engine.checkpoints import latest_checkpoint, sweep_unfinished
+from ftproject.engine.device_rules import automatic_save_steps
 from training_app.models import TrainingRun
 
 CHECKPOINTS_FOLDER = "checkpoints"
@@ -134,8 +135,9 @@ def needed_by_later_run(run: TrainingRun, before: datetime) -> bool:
 def why_no_checkpoint(run: TrainingRun) -> str:
     if run.started_at is None:
         return "It never started: start it again."
-    every = run.config.get("sft_config", {}).get("save_steps")
-    if every and run.current_step >= every:
+    # With epochs the engine decides it when the rows are known, and the configuration holds none.
+    every = run.config.get("sft_config", {}).get("save_steps") or automatic_save_steps(run.total_steps or 0)
+    if run.current_step >= every:
         return "Its checkpoints are gone."
     return f"It ended at step {run.current_step}, before its first checkpoint."
 

@@ -33,6 +33,20 @@ def test_the_checkpoints_of_a_dead_run_can_be_deleted_alone(api: Api, dead: Trai
     assert api.delete(f"{URL}/{dead.pk}/checkpoints").json()["freed_bytes"] == 0
 
 
+@pytest.mark.parametrize(
+    ("steps", "reason"),
+    [(30, "Its checkpoints are gone."), (9, "It ended at step 9, before its first checkpoint.")],
+)
+def test_a_run_of_epochs_tells_deleted_checkpoints_from_none_as_well(
+    api: Api, dead: TrainingRun, steps: int, reason: str
+) -> None:
+    dead.config["sft_config"] |= {"use_epochs": True, "save_steps": None}  # ten steps apart, decided by its rows
+    dead.current_step, dead.total_steps = steps, 100
+    dead.save()
+    api.delete(f"{URL}/{dead.pk}/checkpoints")
+    assert api.get(f"{URL}/{dead.pk}").json()["resume_reason"] == reason
+
+
 def test_those_of_a_waiting_or_active_run_stay(api: Api, dataset: Dataset) -> None:
     run = queued(api)
     assert api.delete(f"{URL}/{run.pk}/checkpoints").json()["code"] == "run_active"
