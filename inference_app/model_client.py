@@ -12,6 +12,7 @@ import httpx
 from django.conf import settings
 
 from ftproject.core.departure import Departure
+from ftproject.engine.remote import sent_lines
 
 STATUS_SECONDS = 2.0
 # Less than the 5 s after which uvicorn closes an idle connection: a request that meets the closing would fail.
@@ -51,7 +52,7 @@ class ModelClient:
         """What the server says of itself; None while it does not answer."""
         try:
             told = self.http.get("/status").raise_for_status().json()
-        except (httpx.HTTPError, ValueError):
+        except (httpx.HTTPError, ValueError, RuntimeError):  # the last one: it was closed a moment ago
             return None
         return told if isinstance(told, dict) else None
 
@@ -81,7 +82,7 @@ class ModelClient:
                     if response.status_code != httpx.codes.OK:
                         response.read()
                         raise read_refusal(response)
-                    for chunk in read_events(response.iter_lines()):
+                    for chunk in read_events(sent_lines(response)):
                         if "error" in chunk:
                             raise refusal_in(chunk, httpx.codes.SERVICE_UNAVAILABLE)
                         yield chunk

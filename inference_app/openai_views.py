@@ -71,4 +71,4 @@ def sent_events(chunks: Iterator[dict[str, Any]]) -> Iterator[bytes]:
 
 
 def sent_event(body: dict[str, Any]) -> bytes:
-    return b"data: " + json.dumps(body, ensure_ascii=False, separators=(",", ":")).encode("utf-8", "replace") + b"\n\n"
+    return b"data: " + json.dumps(body, separators=(",", ":")).encode() + b"\n\n"

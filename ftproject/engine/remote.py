@@ -180,7 +180,7 @@ class RemoteServer:
                 hang_up = HangUp(response)
                 when_cancelled(hang_up)
                 try:
-                    for chunk in self._chunks(self._in_time(response.iter_lines(), until, is_cancelled)):
+                    for chunk in self._chunks(self._in_time(sent_lines(response), until, is_cancelled)):
                         finished = finished or any(choice.get("finish_reason") for choice in chunk.get("choices") or [])
                         yield chunk
                 finally:
@@ -270,6 +270,17 @@ class RemoteServer:
 
     def close(self) -> None:
         self.http.close()
+
+
+def sent_lines(response: httpx.Response) -> Iterator[str]:
+    """The lines of an event stream; httpx's own also end at U+2028 and U+0085, which may stand in an answer's JSON."""
+    rest = b""
+    for piece in response.iter_bytes():
+        *lines, rest = (rest + piece).split(b"\n")
+        for line in lines:
+            yield line.decode("utf-8", "replace").rstrip("\r")
+    if rest:
+        yield rest.decode("utf-8", "replace")
 
 
 def given_up() -> RemoteError:

@@ -67,8 +67,8 @@ def usage_of(answer: ChatAnswer) -> dict[str, int]:
 
 
 def event(body: dict[str, Any]) -> bytes:
-    """One server-sent event."""
-    return b"data: " + json.dumps(body, ensure_ascii=False, separators=(",", ":")).encode("utf-8", "replace") + b"\n\n"
+    """One server-sent event; in ASCII, since many clients' lines also end at U+2028 and U+0085."""
+    return b"data: " + json.dumps(body, separators=(",", ":")).encode() + b"\n\n"
 
 
 def error_body(error: EngineError | ImageError, status: int) -> dict[str, Any]:

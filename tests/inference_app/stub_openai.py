@@ -166,7 +166,8 @@ class StubHandler(BaseHTTPRequestHandler):
 
     def event(self, body: dict[str, Any]) -> bool:
         try:
-            self.wfile.write(b"data: " + json.dumps({"id": "chatcmpl-9", "created": 1, **body}).encode() + b"\n\n")
+            data = json.dumps({"id": "chatcmpl-9", "created": 1, **body}, ensure_ascii=False)
+            self.wfile.write(b"data: " + data.encode() + b"\r\n\r\n")
             self.wfile.flush()
         except OSError:
             return False

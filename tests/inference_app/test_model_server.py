@@ -12,6 +12,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import httpx
 import psutil
 import pytest
 import uvicorn
@@ -262,6 +263,18 @@ def test_a_client_that_leaves_while_others_are_answered_takes_no_model_from_them
         assert not flying.done()
         flying.result(10)
     assert heard(say(server, spec, "c"))["pid"] == stub.pids[0]
+
+
+def test_the_status_of_a_server_that_was_just_closed_is_nothing(tmp_path: Path) -> None:
+    client = model_client.ModelClient(tmp_path / "s.sock")
+    client.close()
+    assert client.status() is None
+
+
+def test_lines_of_a_stream_end_where_events_do() -> None:
+    sent = [b'data: "a\xe2\x80', b'\xa8b\xc2\x85c"\r\n\n', b"data: [DONE]"]
+    response = httpx.Response(200, content=iter(sent))
+    assert list(remote.sent_lines(response)) == ['data: "a\u2028b\x85c"', "", "data: [DONE]"]
 
 
 def test_idle_connections_are_let_go_before_the_server_closes_them() -> None:

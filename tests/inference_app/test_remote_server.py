@@ -285,6 +285,14 @@ def test_openais_format_goes_through_too(stub: StubOpenAI) -> None:
     assert ids == [BASE, adapter.name]
 
 
+@pytest.mark.parametrize("text", ["a\u2028b", "a\x85b", "a\x1cb", "émile 漢字"])
+def test_characters_at_which_python_ends_a_line_are_part_of_the_answer(stub: StubOpenAI, text: str) -> None:
+    assert post(GENERATE, {"prompt": text}).json()["output"] == f"base {text}"
+    messages = [{"role": "user", "content": text}]
+    streamed = b"".join(post(CHAT, {"model": BASE, "messages": messages, "stream": True}).streaming_content)
+    assert len(streamed.decode().splitlines()) == 2 * streamed.count(b"data:"), "a client may split as Python does"
+
+
 def test_the_status_shows_the_other_server(stub: StubOpenAI, settings: Any) -> None:
     get = Client(HTTP_HOST="localhost").get
     body = get("/api/system/model-status").json()
