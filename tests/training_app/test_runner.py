@@ -2,6 +2,7 @@
 
 import json
 import math
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -141,8 +142,6 @@ def test_rows_that_are_too_long_count_as_skipped(api: Api, dataset: Dataset, mon
     plain = FakeBackend().train
 
     def train(job: TrainingJob, callbacks: TrainingCallbacks) -> TrainingResult:
-        from dataclasses import replace
-
         callbacks.on_warning("1 rows skipped (row 2: 9000 tokens, more than max_seq_length 2048)")
         return replace(plain(job, callbacks), skipped_rows=[SkippedRow(2, "9000 tokens")])
 
@@ -173,6 +172,17 @@ def test_a_stop_before_the_first_step_is_an_error_without_an_adapter(
     assert (run.status, run.error) == ("error", "Stopped before the first step: no adapter was made.")
     assert not Adapter.objects.exists()
     assert list(adapters_dir().iterdir()) == []
+
+
+def test_a_training_that_took_no_step_leaves_no_adapter(
+    api: Api, dataset: Dataset, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plain = FakeBackend().train
+    train_with(monkeypatch, lambda job, callbacks: replace(plain(job, callbacks), steps=0))
+    run = run_process(queued(api))
+    assert (run.status, run.error) == (Job.Status.ERROR, "Stopped before the first step: no adapter was made.")
+    assert not Adapter.objects.exists()
+    assert not list(adapters_dir().iterdir())
 
 
 def test_a_stop_later_completes_with_a_usable_adapter(api: Api, dataset: Dataset) -> None:
