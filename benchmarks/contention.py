@@ -5,6 +5,7 @@
 
 import json
 import os
+import signal
 import sqlite3
 import subprocess
 import sys
@@ -104,7 +105,8 @@ def two_clusters(mortal: Mortal) -> list[tuple[str, str, str]]:
         with watching(mortal) as seen:
             runs = [run_id for _ in range(ROUNDS) for run_id in one_round(mortal)]
     finally:
-        second.terminate()
+        # A cluster that has lost its work to another has been seen to ignore SIGTERM; `serve` ends its own the same way.
+        os.killpg(second.pid, signal.SIGKILL)
         second.wait(timeout=60)
     made = adapters_of(mortal.data_dir, runs)
     if (
