@@ -105,7 +105,7 @@ def two_clusters(mortal: Mortal) -> list[tuple[str, str, str]]:
         with watching(mortal) as seen:
             runs = [run_id for _ in range(ROUNDS) for run_id in one_round(mortal)]
     finally:
-        # A cluster that has lost its work to another has been seen to ignore SIGTERM; `serve` ends its own the same way.
+        # A cluster beside another has been seen to ignore SIGTERM; `serve` ends its own the same way.
         os.killpg(second.pid, signal.SIGKILL)
         second.wait(timeout=60)
     made = adapters_of(mortal.data_dir, runs)
