@@ -28,6 +28,7 @@ BENCHMARKS = [
     "comparison",
     "inference",
     "gate_matrix",
+    "fuzz",
 ]
 
 

@@ -12,6 +12,7 @@ from hypothesis import settings as hypothesis_settings
 
 # The first example pays for its imports (scikit-learn: 2 s on a busy machine); pytest's timeout ends what hangs.
 hypothesis_settings.register_profile("no_deadline", deadline=None)
+hypothesis_settings.register_profile("long", deadline=None, max_examples=1000)
 hypothesis_settings.load_profile("no_deadline")
 
 LOOPBACK = ("127.", "::1", "localhost")

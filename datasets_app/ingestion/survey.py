@@ -140,10 +140,9 @@ class TextCheck:
 def settle_encoding(path: Path, text: TextCheck) -> tuple[str, str | None]:
     if text.damaged is None:
         return text.encoding, "nul" if text.has_nul else None
-    if text.encoding != "utf-8" or looks_like_damaged_utf8(text.damaged):
+    # With a NUL beside the damage it is no legacy text either, and only "undecodable" is read tolerantly to its place.
+    if text.encoding != "utf-8" or text.has_nul or looks_like_damaged_utf8(text.damaged):
         return text.encoding, "undecodable"
-    if text.has_nul:
-        return text.encoding, "nul"
     for name in legacy_encodings(text.damaged):
         if decodes_wholly(path, name):
             return name, None

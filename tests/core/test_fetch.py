@@ -12,6 +12,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from ftproject.core.fetch import MAX_REDIRECTS, fetch_image_bytes
 from ftproject.core.vetted_network import FetchError, VettedBackend
@@ -142,6 +144,50 @@ def test_every_spelling_of_loopback_is_refused(host: str) -> None:
 @pytest.mark.parametrize("host", ["169.254.169.254", "100.100.100.200", "192.0.0.192", "[fd00:ec2::254]"])
 def test_cloud_metadata_services_are_refused(host: str) -> None:
     assert code_of(f"http://{host}/latest/meta-data/") == "image_url_refused"
+
+
+INTERNAL_HOSTS = [
+    *("localhost", "127.1", "0x7f000001", "2130706433", "0177.0.0.1", "0", "127.0.0.1.", "[::1]", "[::ffff:10.0.0.1]"),
+    *(
+        "169.254.169.254",
+        "[fd00:ec2::254]",
+        "[64:ff9b::a9fe:a9fe]",
+        "inside.test",
+        "\uff11\uff12\uff17.0.0.1",
+        "%31.test",
+    ),
+    *(
+        "127.0.0.1\\@a.test",
+        "a.test#@127.0.0.1",
+        "a.test:80@127.0.0.1",
+        "a" * 300 + ".test",
+        "xn--a",
+        "a..test",
+        "-",
+        "*",
+    ),
+]
+
+
+@settings(max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    scheme=st.sampled_from(["http", "https", "HTTP", "hTTps", "http:", "", "file", "http+unix"]),
+    host=st.sampled_from(INTERNAL_HOSTS) | st.text(max_size=10).map(lambda text: text + ".test"),
+    rest=st.sampled_from(
+        ["", "/", ":80/", ":443", ":0/", ":65536/", ":\uff18\uff10/", "/\n", "?a", "#", "/\ud800", "/\0"]
+    ),
+)
+def test_no_spelling_of_an_internal_host_is_reached(
+    monkeypatch: pytest.MonkeyPatch, scheme: str, host: str, rest: str
+) -> None:
+    """Every name leads inside; whatever is made of the URL is a refusal, told as one."""
+
+    def inside(host: Any, port: Any, *_: Any, **__: Any) -> list[Any]:
+        return [(socket.AF_INET, socket.SOCK_STREAM, 6, "", ("127.0.0.1", port))]
+
+    with monkeypatch.context() as patch:
+        patch.setattr(socket, "getaddrinfo", inside)
+        assert code_of(f"{scheme}://{host}{rest}") in {"image_url_refused", "image_host_unknown"}
 
 
 @pytest.mark.parametrize(

@@ -46,6 +46,7 @@ class Orders(RuleBasedStateMachine):
     """One server, one queue worker that takes its time, and users who know no order."""
 
     done: ClassVar[Counter[str]] = Counter()
+    steps: ClassVar[int] = 0
 
     def __init__(self) -> None:
         super().__init__()
@@ -212,6 +213,7 @@ class Orders(RuleBasedStateMachine):
 
     @invariant()
     def one_job_has_the_device(self) -> None:
+        Orders.steps += 1
         active = active_jobs()
         assert len(active) <= 1
         if active:

@@ -1,5 +1,6 @@
 """What the fuzzers attack: the application with something of every kind in it, its queue worked between requests."""
 
+import os
 import socket
 import threading
 import time
@@ -23,6 +24,8 @@ from training_app.models import Adapter
 FEW_STEPS: dict[str, Any] = {"sft_config": {"max_steps": 3}, "holdout_fraction": 0.3}
 # How the runner of a kind is called when it is not to make its process its own.
 IN_THIS_PROCESS = {**RUNNERS, "training": "training_app.runner:execute_training"}
+# How many times the usual number of cases; `python -m benchmarks fuzz` wants more.
+FACTOR = int(os.environ.get("FUZZ_FACTOR", "1"))
 Environ = dict[str, Any]
 StartResponse = Callable[..., Any]
 

@@ -8,6 +8,8 @@ from typing import Any
 import pytest
 from asgiref.sync import sync_to_async
 from channels.testing import WebsocketCommunicator
+from hypothesis import given
+from hypothesis import strategies as st
 
 from ftproject.core import tail as tail_module
 from ftproject.core.events import EVENT_TYPES, EventMessage, prune_events, publish
@@ -170,12 +172,45 @@ async def test_a_wrong_query_closes_the_socket_with_the_reason(query: str) -> No
     assert (closed["type"], closed["code"]) == ("websocket.close", 4400)
 
 
+FRAMES: list[dict[str, Any]] = [
+    {"text_data": '{"drop": "tables"}'},
+    {"text_data": "[" * 100_000},
+    {"text_data": '{"type": "websocket.close", "a": NaN, "b": "\\ud800\0"}'},
+    {"text_data": "a" * 2_000_000},
+    {"bytes_data": b"\0"},
+    {"bytes_data": b"\xff\xfe\0" * 100},
+    {"bytes_data": bytes(2_000_000)},
+]
+
+
 async def test_what_a_client_says_is_ignored() -> None:
     socket = await connected()
-    await socket.send_to(text_data='{"drop": "tables"}')
+    for frame in FRAMES:
+        await socket.send_to(**frame)
     await sync_to_async(publish_many)(0, 1)
     assert len(await receive(socket, 1)) == 1
     await socket.disconnect()
+
+
+@given(
+    raw=st.binary(max_size=60)
+    | st.lists(
+        st.tuples(
+            st.sampled_from(["since", "types", "x", ""]),
+            st.sampled_from(
+                ["1", "", "-1", "9" * 18, "9" * 19, "%D9%A1", "%00", "%ff", "1e3", "training_error", "gpu_stats,,"]
+            ),
+        ),
+        max_size=4,
+    ).map(lambda pairs: "&".join("=".join(pair) for pair in pairs).encode())
+)
+def test_a_query_is_understood_or_refused_and_nothing_else_is_raised(raw: bytes) -> None:
+    try:
+        since, types = parse_query(raw)
+    except ValueError:
+        return
+    assert since is None or 0 <= since < 10**18
+    assert types <= set(EVENT_TYPES)
 
 
 async def test_the_tail_stops_with_its_last_socket() -> None:
