@@ -86,7 +86,7 @@ def read_chat_body(body: object) -> ChatBody:
     """The checked request; raises ChatError."""
     if not isinstance(body, Mapping):
         raise ChatError("invalid_body", "the body must be a JSON object")
-    unknown = sorted(set(body) - FIELDS)
+    unknown = sorted(name for name in set(body) - FIELDS if body[name] is not None)  # null is as not given
     if unknown:
         raise ChatError("unsupported_parameter", f"{unknown[0]} is not supported", unknown[0])
     for name, only in NEUTRAL.items():

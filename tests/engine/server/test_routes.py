@@ -169,6 +169,11 @@ async def test_messages_of_another_shape_are_refused(client: httpx.AsyncClient, 
     assert refusal(await ask(client, messages=messages)) == (400, "unsupported_messages")
 
 
+async def test_a_field_that_is_null_is_as_not_given(client: httpx.AsyncClient) -> None:
+    unset = {name: None for name in ("tools", "response_format", "logit_bias", "stop", "seed", "max_tokens")}
+    assert (await ask(client, messages=[{"role": "user", "content": "a"}], **unset)).status_code == 200
+
+
 async def test_turns_texts_and_pictures_arrive_in_their_order(
     client: httpx.AsyncClient, model: Instant, images: Path
 ) -> None:
