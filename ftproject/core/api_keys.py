@@ -72,10 +72,14 @@ def judge_api_key(key: str) -> ApiKey:
     return row
 
 
+def use_is_noted(key: ApiKey) -> bool:
+    return key.last_used_at is not None and key.last_used_at > timezone.now() - USE_STEP
+
+
 def note_use(key: ApiKey) -> None:
     """Sets `last_used_at`, at most once in five minutes whatever the load and however many processes there are."""
-    now = timezone.now()
-    if key.last_used_at is not None and key.last_used_at > now - USE_STEP:
+    if use_is_noted(key):
         return
+    now = timezone.now()
     stale = ApiKey.objects.filter(Q(last_used_at=None) | Q(last_used_at__lte=now - USE_STEP), pk=key.pk)
     write_if_free(f"the last use of {key.prefix}", lambda: stale.update(last_used_at=now))

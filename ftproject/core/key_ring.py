@@ -11,7 +11,7 @@ from math import ceil
 
 from django.db import Error, close_old_connections
 
-from ftproject.core.api_keys import digest_of, judge_api_key, note_use
+from ftproject.core.api_keys import digest_of, judge_api_key, note_use, use_is_noted
 from ftproject.core.errors import BusyError, UnauthorizedError, UnavailableError
 from ftproject.core.models import ApiKey
 
@@ -77,6 +77,7 @@ class KeyRing:
     def __init__(self, throttle: WrongKeyThrottle | None = None) -> None:
         self.throttle = throttle or WrongKeyThrottle()
         self.judges = ThreadPoolExecutor(max_workers=2, thread_name_prefix="api-keys")
+        self.noting: set[int] = set()
         self.notes = ThreadPoolExecutor(max_workers=1, thread_name_prefix="api-key-use")
 
     async def judge(self, key: str, peer: str) -> ApiKey:
@@ -90,8 +91,15 @@ class KeyRing:
             self.throttle.count_wrong(peer)
             raise
         self.throttle.note_passed(key)
-        self.notes.submit(note_in_thread, row)
+        self.note_use_later(row)
         return row
+
+    def note_use_later(self, key: ApiKey) -> None:
+        """At most one note of a key waits: while the database is locked a busy client must not pile them up."""
+        if use_is_noted(key) or key.pk in self.noting:
+            return
+        self.noting.add(key.pk)
+        self.notes.submit(note_in_thread, key).add_done_callback(lambda _: self.noting.discard(key.pk))
 
 
 def look_up(key: str) -> ApiKey:

@@ -1,5 +1,6 @@
 """Keys as the gate asks for them: in threads, with wrong ones counted, and a database that does not answer."""
 
+import threading
 from collections.abc import Iterator
 from typing import Any
 
@@ -98,6 +99,23 @@ async def test_after_too_many_wrong_keys_not_even_a_right_one_is_looked_at(ring:
         await ring.judge(key, "203.0.113.9")
     assert (refusal.value.code, refusal.value.headers) == ("too_many_wrong_keys", {"Retry-After": "60"})
     assert (await ring.judge(key, "203.0.113.10")).name == "a"
+
+
+def test_while_the_database_is_locked_notes_of_a_key_do_not_pile_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    locked, noted = threading.Event(), []
+
+    def wait_for_the_lock(key: ApiKey) -> None:
+        noted.append(key.pk)
+        locked.wait()
+
+    monkeypatch.setattr(key_ring, "note_in_thread", wait_for_the_lock)
+    ring = KeyRing()
+    for number in range(50):
+        ring.note_use_later(ApiKey(pk=1 + number % 2))
+    locked.set()
+    ring.notes.shutdown(wait=True)
+    assert noted == [1, 2]
+    assert ring.noting == set()
 
 
 def test_a_database_that_does_not_answer_is_503_and_no_wrong_key(monkeypatch: pytest.MonkeyPatch) -> None:
