@@ -186,11 +186,14 @@ def test_an_admins_action_names_the_admin_and_the_rows(client: Client) -> None:
     assert entry.ids == {"action": "revoke_keys", "selected": [str(key.pk)]}
 
 
-def test_a_login_that_failed_leaves_no_entry_and_one_that_worked_does(client: Client) -> None:
+def test_a_login_that_failed_leaves_no_entry_and_one_that_worked_does(
+    client: Client, caplog: pytest.LogCaptureFixture
+) -> None:
     User.objects.create_superuser("root", password="right password")
     address = reverse("admin:login")
     client.post(address, {"username": "root", "password": "wrong"})
     assert AuditEntry.objects.count() == 0
+    assert "audit" not in caplog.text
     client.post(address, {"username": "root", "password": "right password"})
     assert [(entry.caller, entry.route) for entry in AuditEntry.objects.all()] == [("root", "admin:login")]
 
