@@ -47,8 +47,9 @@ async def test_a_revoked_key_closes_its_socket_and_the_application_is_told() -> 
 async def test_a_database_that_does_not_answer_closes_nothing() -> None:
     wire = Wire(UnavailableError("busy"), UnavailableError("busy"))
     async with KeyedSocket(wire.receive, wire.send, wire.judge).watched() as socket:
-        while wire.judged < 4:
-            await asyncio.sleep(0.001)
+        async with asyncio.timeout(10):
+            while wire.judged < 4:
+                await asyncio.sleep(0.001)
         await socket.send({"type": "websocket.send", "text": "still here"})
     assert [message["type"] for message in wire.sent] == ["websocket.send"]
 
