@@ -21,6 +21,7 @@ logger = logging.getLogger(__name__)
 HEARTBEAT_TTL = timedelta(seconds=20)
 heartbeats = SilenceWatch(HEARTBEAT_TTL.total_seconds())
 CANCELLED = "Cancelled before it started."
+LONGEST_MESSAGE = 500
 
 
 class Job(models.Model):
@@ -58,7 +59,7 @@ class Job(models.Model):
     NEEDS_GPU: ClassVar[bool] = True
 
     status = models.CharField(max_length=16, choices=Status.choices, default=Status.QUEUED, db_index=True)
-    message = models.CharField(max_length=500, blank=True, default="")
+    message = models.CharField(max_length=LONGEST_MESSAGE, blank=True, default="")
     error = models.TextField(null=True, blank=True)
     warnings = models.JSONField(default=list, blank=True)
     created_at = models.DateTimeField(auto_now_add=True)
@@ -114,7 +115,7 @@ class Job(models.Model):
         """Ends an active job once; False when it had ended before."""
         assert to in self.TERMINAL  # noqa: S101
         if to == self.Status.ERROR and "message" not in changes:
-            changes["message"] = str(changes.get("error") or "").partition("\n")[0][:500]
+            changes["message"] = str(changes.get("error") or "").partition("\n")[0]
         # The end and its event, both or neither: clients wait for the event.
         with transaction.atomic():
             ended = self._update(self.ACTIVE, status=to, completed_at=timezone.now(), **changes)
@@ -130,6 +131,8 @@ class Job(models.Model):
         return self._update(self.ACTIVE, heartbeat_at=timezone.now())
 
     def _update(self, allowed: frozenset[str] | set[str], **changes: Any) -> bool:
+        if "message" in changes:  # PostgreSQL refuses what SQLite takes
+            changes["message"] = str(changes["message"])[:LONGEST_MESSAGE]
         rows = type(self)._default_manager.filter(pk=self.pk, status__in=allowed, claim=self.claim)
         hit = rows.update(**changes) == 1
         if hit:

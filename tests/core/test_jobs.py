@@ -156,3 +156,12 @@ def test_elapsed_seconds_is_unknown_before_the_start_and_fixed_after_the_end() -
     assert job.elapsed_seconds is None
     job.started_at, job.completed_at = start, start + timedelta(seconds=5)
     assert job.elapsed_seconds == 5.0
+
+
+def test_a_message_longer_than_its_column_is_cut() -> None:
+    job = make_training()
+    jobs.claim_job(job)
+    assert job.advance(Job.Status.TRAINING, message="m" * 5000)
+    assert job.finish(Job.Status.COMPLETED, message="n" * 5000)
+    job.refresh_from_db()
+    assert job.message == "n" * 500
