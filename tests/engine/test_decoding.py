@@ -53,7 +53,8 @@ def decode(
         with_labels=False,
     )
     ends = {processor.tokenizer.eos_token_id}
-    return decode_batch(resident._model.generate, inputs, requests, tokenizer=processor.tokenizer, end_ids=ends)
+    with resident._answering(None) as model:  # another test may have left an adapter active
+        return decode_batch(model.generate, inputs, requests, tokenizer=processor.tokenizer, end_ids=ends)
 
 
 def test_greedy_rows_in_a_batch_answer_as_alone(resident: ResidentModel, rows: list[ResolvedConversation]) -> None:
