@@ -90,7 +90,9 @@ def test_a_refusal_names_row_and_column_for_people_and_programs(upload: Upload) 
     assert body["hint"]
 
 
-@pytest.mark.parametrize("content", [gzip.compress(SMALL, mtime=0), b"PK\x03\x04" + SMALL, b"\x89PNG\r\n\x1a\n" + SMALL])
+@pytest.mark.parametrize(
+    "content", [gzip.compress(SMALL, mtime=0), b"PK\x03\x04" + SMALL, b"\x89PNG\r\n\x1a\n" + SMALL]
+)
 def test_a_file_that_is_no_table_is_415(upload: Upload, content: bytes) -> None:
     answer = upload(content, "data.csv")
     assert (answer.status_code, answer.json()["code"]) == (415, "unsupported_file_type")
