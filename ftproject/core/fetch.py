@@ -77,9 +77,17 @@ def checked_url(url: str | httpx.URL) -> httpx.URL:
         raise AddressRefusedError("the URL names no host")
     if parsed.userinfo:
         raise AddressRefusedError("a URL with a user name or password is not fetched")
-    if port_of(parsed) not in DEFAULT_PORTS.values() and not is_allowed_host(parsed.host, port_of(parsed)):
+    if port_of(parsed) not in DEFAULT_PORTS.values() and not is_allowed_host(_name(parsed), port_of(parsed)):
         raise AddressRefusedError(f"port {port_of(parsed)} is neither 80 nor 443 nor in QWEN3VL_IMAGE_ALLOWED_HOSTS")
     return parsed
+
+
+def _name(url: httpx.URL) -> str:
+    """The host as people write it; punycode that stands for no name (`xn--a`) as it is: httpx decodes it only here."""
+    try:
+        return url.host
+    except ValueError:
+        return url.raw_host.decode("ascii")
 
 
 def port_of(url: httpx.URL) -> int:

@@ -146,6 +146,16 @@ def test_cloud_metadata_services_are_refused(host: str) -> None:
     assert code_of(f"http://{host}/latest/meta-data/") == "image_url_refused"
 
 
+@pytest.mark.parametrize("host", ["xn--a.test", "xn--0.test", "xn--zzzz-.test"])
+@pytest.mark.parametrize("rest", ["", ":81", ":65535"])
+def test_punycode_of_no_name_is_refused_and_no_traceback(monkeypatch: pytest.MonkeyPatch, host: str, rest: str) -> None:
+    def unknown(*_: Any, **__: Any) -> list[Any]:
+        raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
+
+    monkeypatch.setattr(socket, "getaddrinfo", unknown)
+    assert code_of(f"http://{host}{rest}/") == ("image_url_refused" if rest else "image_fetch_failed")
+
+
 INTERNAL_HOSTS = [
     *("localhost", "127.1", "0x7f000001", "2130706433", "0177.0.0.1", "0", "127.0.0.1.", "[::1]", "[::ffff:10.0.0.1]"),
     *(
