@@ -11,9 +11,10 @@ from django.db import OperationalError
 from hypothesis import settings as hypothesis_settings
 
 # The first example pays for its imports (scikit-learn: 2 s on a busy machine); pytest's timeout ends what hangs.
-hypothesis_settings.register_profile("no_deadline", deadline=None)
+# The suite tries the same examples every time, so that a commit is judged by its own change; `long` draws new ones.
+hypothesis_settings.register_profile("suite", deadline=None, derandomize=True)
 hypothesis_settings.register_profile("long", deadline=None, max_examples=1000)
-hypothesis_settings.load_profile("no_deadline")
+hypothesis_settings.load_profile("suite")
 
 LOOPBACK = ("127.", "::1", "localhost")
 
