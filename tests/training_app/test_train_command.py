@@ -10,6 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import psycopg
 import pytest
 from django.core.management import CommandError, call_command
 
@@ -221,8 +222,7 @@ def test_ctrl_c_saves_what_was_trained_so_far(tmp_path: Path) -> None:
     workplace = Workplace(tmp_path, "auto")
     process = workplace.start("--max-steps", "100000")
     log = tmp_path / "data" / "logs" / "training-1.log"
-    database = tmp_path / "data" / "database.sqlite3"
-    wait_until(lambda: steps_logged(database) >= 2, process, 120, log)
+    wait_until(lambda: steps_logged(workplace) >= 2, process, 120, log)
     process.send_signal(signal.SIGINT)
     out, err = process.communicate(timeout=60)
     assert process.returncode == 0, err
@@ -230,10 +230,12 @@ def test_ctrl_c_saves_what_was_trained_so_far(tmp_path: Path) -> None:
     assert (Path(out.splitlines()[-1]) / "adapter_model.safetensors").is_file()
 
 
-def steps_logged(database: Path) -> int:
+def steps_logged(workplace: Workplace) -> int:
     import sqlite3
 
-    connection = sqlite3.connect(f"file:{database}?mode=ro", uri=True, timeout=20)
+    url = workplace.environment.get("QWEN3VL_DATABASE_URL")
+    file = f"file:{workplace.environment['QWEN3VL_DATA_DIR']}/database.sqlite3?mode=ro"
+    connection: Any = psycopg.connect(url) if url else sqlite3.connect(file, uri=True, timeout=20)
     try:
         return int(connection.execute("select count(*) from training_app_trainingmetric").fetchone()[0])
     finally:
