@@ -20,6 +20,8 @@ from pathlib import Path
 from random import Random
 from typing import Any
 
+from benchmarks.filler import Filler
+
 LEVELS = int(os.environ.get("LEVELS", "12"))
 ONLY = [name for name in os.environ.get("OPERATIONS", "").split(",") if name]
 SEED = int(os.environ.get("FULL_DISK_SEED", "20261122"))
@@ -61,21 +63,6 @@ class Tally:
     refused: int = 0
     went_well: int = 0
     words: set[str] = field(default_factory=set)
-
-
-class Filler:
-    """Takes all space but `left` bytes."""
-
-    def __init__(self, folder: Path) -> None:
-        self.path = folder / "filler"
-
-    def fill(self, left: int) -> None:
-        free = shutil.disk_usage(self.path.parent).free
-        with self.path.open("wb") as stream:
-            os.posix_fallocate(stream.fileno(), 0, max(1, free - left))
-
-    def empty(self) -> None:
-        self.path.unlink(missing_ok=True)
 
 
 def inside() -> None:
