@@ -63,7 +63,8 @@ def openai_error(problem: dict[str, Any]) -> dict[str, Any]:
     first = errors[0] if errors else {}
     field = first.get("field") if isinstance(first, dict) else getattr(first, "field", None)
     kind = "invalid_request_error" if problem["status"] < 500 else "server_error"
-    message = f"{problem['detail']} {problem.get('hint') or ''}".strip()
+    end = "" if problem["detail"].endswith((".", "?", "!")) else "."
+    message = f"{problem['detail']}{end} {problem.get('hint') or ''}".strip()
     return {"error": {"message": message, "type": kind, "param": field, "code": problem["code"]}}
 
 

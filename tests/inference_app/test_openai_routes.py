@@ -188,3 +188,8 @@ def test_an_unknown_model_is_404_in_openais_shape(server: ModelServer) -> None:
 
 def test_another_method_is_405_in_openais_shape(server: ModelServer) -> None:
     assert error(get(CHAT))[::2] == (405, "method_not_allowed")
+
+
+def test_the_hint_stands_behind_the_whole_sentence() -> None:
+    message = str(post(chat(tools=[])).json()["error"]["message"])
+    assert message.startswith("tools is not supported. ")
